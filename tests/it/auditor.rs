@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use crate::testkit::manifest::Manifest;
 
 /// Command of the page, with its name.
 struct AuditorCommand {
@@ -65,15 +68,17 @@ fn archive(folder: &Path) -> PathBuf {
         openssl(&["pkey", "-in", private, "-pubout", "-out", public]);
     }
     for last in 3..=5 {
-        let text = format!(
-            "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
-             space: c1\n  dateRange: {{start: 2018-06-01, end: 2018-06-0{last}}}\n  \
-             source: {{region: us-south, credentialsSecretRef: {{name: tracker}}}}\n  \
-             destination: {{s3: {{bucket: audit, prefix: tracker}}}}\n  \
-             acceptedGaps: [{{start: 2018-06-01, end: 2018-06-01, reason: before we began}}]\n  \
-             manifest: {{signingKeySecretRef: {{name: signing}}}}\n"
-        );
-        fs::write(&file, text).unwrap();
+        let gap = json!([{ "start": "2018-06-01", "end": "2018-06-01", "reason": "before we began" }]);
+        Manifest::local("audit", "")
+            .days("2018-06-01", &format!("2018-06-0{last}"))
+            .set(
+                "source",
+                json!({ "region": "us-south", "credentialsSecretRef": { "name": "tracker" } }),
+            )
+            .set("destination.s3.prefix", "tracker")
+            .set("acceptedGaps", gap)
+            .set("manifest.signingKeySecretRef.name", "signing")
+            .write(&file);
         let ran = Command::new(env!("CARGO_BIN_EXE_eventexport"))
             .args(["run", "--simulate", "-f"])
             .arg(&file)

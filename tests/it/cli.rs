@@ -23,6 +23,9 @@ use eventexport::simulator::{RequestKind, Settings, Simulator, Volume};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use crate::testkit::command::signal;
+use crate::testkit::manifest::Manifest;
+
 /// Maximum time a run may take.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -58,15 +61,8 @@ fn last_object(output: &Output) -> Value {
 
 /// Returns a manifest of seven days for a simulator.
 fn manifest(folder: &Path, simulator: &Simulator) -> String {
-    let path = folder.join("audit.yaml");
-    let text = format!(
-        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
-         space: c1\n  dateRange: {{start: 2018-06-01, end: 2018-06-07}}\n  \
-         source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
-         destination: {{s3: {{bucket: audit}}}}\n",
-        simulator.url().as_str().trim_end_matches('/')
-    );
-    fs::write(&path, text).unwrap();
+    let manifest = Manifest::local("audit", simulator.url().as_str()).days("2018-06-01", "2018-06-07");
+    let path = manifest.write(folder.join("audit.yaml"));
     path.to_str().unwrap().to_owned()
 }
 
@@ -94,18 +90,6 @@ async fn in_transfer(simulator: &Simulator) {
         }
     };
     tokio::time::timeout(TIMEOUT, flowing).await.unwrap();
-}
-
-async fn signal(child: &Child, name: &str) {
-    let id = child.id().unwrap().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-s", name, &id])
-            .status()
-            .await
-            .unwrap()
-            .success()
-    );
 }
 
 #[tokio::test]

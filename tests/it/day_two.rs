@@ -5,16 +5,20 @@ mod lock;
 mod policy;
 mod rotation;
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use aws_sdk_s3::Client;
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use jiff::civil::date;
 use serde_json::{Value, json};
-use tokio::process::Child;
 
 use crate::bed::{Cluster, Gateway};
-use crate::operator::end_to_end::{SPACE, operator};
+use crate::operator::end_to_end::operator;
 use crate::operator::{apply, secret};
+use crate::testkit::bucket::sdk;
+use crate::testkit::manifest::{self, Manifest};
+use crate::testkit::process::Process;
 
 /// Namespace with a service, a store, and an operator process that has the rights of deploy/operator.yaml.
 struct DayTwoFixture {
@@ -23,7 +27,7 @@ struct DayTwoFixture {
     simulator: Simulator,
     namespace: String,
     s3: Client,
-    _operator: Child,
+    _operator: Arc<Process>,
 }
 
 impl DayTwoFixture {
@@ -38,7 +42,7 @@ impl DayTwoFixture {
         Ok(Self {
             simulator: Simulator::start(settings).await?,
             _operator: operator(cluster, &namespace).await?,
-            s3: crate::testkit::bucket::sdk(gateway),
+            s3: sdk(gateway),
             cluster,
             gateway,
             namespace,
@@ -57,30 +61,18 @@ impl DayTwoFixture {
     }
 
     async fn keys(&self, name: &str, access: &str, secret_key: &str) -> Result<()> {
-        let made = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": self.namespace, "name": name },
-            "stringData": { "accessKeyId": access, "secretAccessKey": secret_key },
-        });
-        apply(self.cluster, &made).await
+        let data = json!({ "accessKeyId": access, "secretAccessKey": secret_key });
+        apply(self.cluster, &manifest::secret(&self.namespace, name, &data)).await
     }
 
     /// Returns an export of two days, the second of which is larger than a part.
     fn export(&self, name: &str, bucket: &str, secret: &str) -> Value {
-        let url = self.simulator.url().as_str().trim_end_matches('/');
-        json!({
-            "apiVersion": "eventexport.io/v1alpha1",
-            "kind": "EventExport",
-            "metadata": { "namespace": self.namespace, "name": name },
-            "spec": {
-                "space": SPACE,
-                "dateRange": { "start": "2018-06-04", "end": "2018-06-05" },
-                "source": { "endpoint": url, "credentialsSecretRef": { "name": "tracker" } },
-                "destination": { "s3": {
-                    "bucket": bucket, "prefix": "tracker", "endpoint": self.gateway.endpoint(),
-                    "credentialsSecretRef": { "name": secret },
-                }},
-            },
-        })
+        Manifest::new(name, self.simulator.url().as_str())
+            .namespace(&self.namespace)
+            .days("2018-06-04", "2018-06-05")
+            .bucket(bucket, "tracker", &self.gateway.endpoint())
+            .set("destination.s3.credentialsSecretRef.name", secret)
+            .export()
     }
 
     /// Grants an account the permissions of examples/bucket-policy.json on a bucket, after `change`.

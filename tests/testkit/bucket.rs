@@ -98,38 +98,53 @@ impl Bucket {
 
     /// Returns all keys.
     pub(crate) async fn keys(&self) -> Result<BTreeSet<String>> {
-        let page = self.client.list_objects_v2().bucket(&self.name).send().await?;
-        Ok(page
-            .contents
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|object| object.key)
-            .collect())
+        self.keys_below("").await
+    }
+
+    /// Returns all keys below a prefix.
+    pub(crate) async fn keys_below(&self, prefix: &str) -> Result<BTreeSet<String>> {
+        let mut keys = BTreeSet::new();
+        let mut token = None;
+        loop {
+            let list = self.client.list_objects_v2().bucket(&self.name).prefix(prefix);
+            let page = list.set_continuation_token(token).send().await?;
+            let found = page.contents.unwrap_or_default();
+            keys.extend(found.into_iter().filter_map(|object| object.key));
+            token = page.next_continuation_token;
+            if token.is_none() {
+                return Ok(keys);
+            }
+        }
     }
 
     /// Returns the number of versions per key, delete markers included.
     pub(crate) async fn versions(&self) -> Result<BTreeMap<String, usize>> {
-        let page = self
-            .client
-            .list_object_versions()
-            .bucket(&self.name)
-            .send()
-            .await?;
+        self.versions_below("").await
+    }
+
+    /// Returns the number of versions per key below a prefix, delete markers included.
+    pub(crate) async fn versions_below(&self, prefix: &str) -> Result<BTreeMap<String, usize>> {
         let mut count = BTreeMap::new();
-        let versions = page
-            .versions
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|one| one.key);
-        let markers = page
-            .delete_markers
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|one| one.key);
-        for key in versions.chain(markers) {
-            *count.entry(key).or_default() += 1;
+        let (mut key, mut version) = (None, None);
+        loop {
+            let list = self
+                .client
+                .list_object_versions()
+                .bucket(&self.name)
+                .prefix(prefix);
+            let list = list.set_key_marker(key).set_version_id_marker(version);
+            let page = list.send().await?;
+            let versions = page.versions.unwrap_or_default();
+            let markers = page.delete_markers.unwrap_or_default();
+            let versions = versions.into_iter().filter_map(|one| one.key);
+            for key in versions.chain(markers.into_iter().filter_map(|one| one.key)) {
+                *count.entry(key).or_default() += 1;
+            }
+            (key, version) = (page.next_key_marker, page.next_version_id_marker);
+            if page.is_truncated != Some(true) {
+                return Ok(count);
+            }
         }
-        Ok(count)
     }
 
     /// Returns the keys of uploads that are neither completed nor aborted.

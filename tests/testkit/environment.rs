@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 use serde_json::Value;
 
@@ -116,10 +117,7 @@ impl Environment {
     pub(crate) fn builder(name: &str) -> EnvironmentBuilder {
         EnvironmentBuilder {
             name: name.to_owned(),
-            settings: Settings {
-                today: Some(date(2018, 6, 9)),
-                ..Settings::default()
-            },
+            settings: ninth_of_june(),
             presets: Vec::new(),
             bucket: true,
             versioned: false,
@@ -221,6 +219,16 @@ impl Environment {
         served(&self.simulator, day)
     }
 
+    /// Checks that the archive of [`export`](Self::export) holds just these days, as they were served and each once,
+    /// and that no session is left.
+    pub(crate) async fn check_archive(&self, start: &str, end: &str) -> Result<()> {
+        let (start, end): (Date, Date) = (start.parse()?, end.parse()?);
+        let days: Vec<Date> = start.series(1.day()).take_while(|day| *day <= end).collect();
+        let archive = self.bucket.check_archive(&self.simulator, "tracker", &days);
+        archive.await.with_context(|| self.log())?;
+        no_session_left(&self.simulator)
+    }
+
     /// Checks that no key of the service or the store is in the log.
     pub(crate) fn no_secret_logged(&self) -> Result<()> {
         let log = self.log();
@@ -231,6 +239,27 @@ impl Environment {
         ensure!(leak.is_none(), "a secret was logged: {leak:?}");
         Ok(())
     }
+}
+
+/// Starts a service on 9 June 2018.
+pub(crate) async fn simulator() -> Result<Simulator> {
+    Ok(Simulator::start(ninth_of_june()).await?)
+}
+
+fn ninth_of_june() -> Settings {
+    Settings {
+        today: Some(date(2018, 6, 9)),
+        ..Settings::default()
+    }
+}
+
+/// Returns the export `june` of 3 to 7 June 2018 with its Secrets.
+pub(crate) fn june(simulator: &Simulator, namespace: &str, bucket: &str, gateway: &Gateway) -> Manifest {
+    Manifest::new("june", simulator.url().as_str())
+        .namespace(namespace)
+        .days("2018-06-03", "2018-06-07")
+        .bucket(bucket, "tracker", &gateway.endpoint())
+        .secrets(gateway)
 }
 
 /// Returns the bytes that the service sends for a day.

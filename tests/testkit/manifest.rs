@@ -53,6 +53,13 @@ impl Manifest {
             .set("destination.s3.credentialsSecretRef.name", "bucket")
     }
 
+    /// Returns an export of the space `c1` for a command that gets its keys and its destination otherwise.
+    pub(crate) fn local(name: &str, service: &str) -> Self {
+        Self::new(name, service)
+            .set("space", "c1")
+            .set("destination.s3.credentialsSecretRef", Value::Null)
+    }
+
     pub(crate) fn namespace(mut self, namespace: &str) -> Self {
         self.export["metadata"]["namespace"] = namespace.into();
         self

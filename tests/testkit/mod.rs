@@ -1,11 +1,13 @@
 //! The one harness of the integration tests: [`environment`] builds what a test needs, [`manifest`] writes exports,
-//! [`operator`] and [`process`] run the program, and [`proxy`] stands before its peers with faults. CONTRIBUTING.md
+//! [`operator`] and [`process`] and [`command`] run the program, and [`proxy`] stands before its peers with faults. CONTRIBUTING.md
 //! shows a test.
 
 // The kit may offer more than today's tests use.
 #![allow(dead_code)]
 
 pub(crate) mod bucket;
+pub(crate) mod command;
+pub(crate) mod engine;
 pub(crate) mod environment;
 pub(crate) mod manifest;
 pub(crate) mod operator;

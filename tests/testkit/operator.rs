@@ -15,6 +15,7 @@ pub(crate) struct OperatorCommand {
     command: Command,
     kubeconfig: PathBuf,
     rules: Vec<Arc<Rules>>,
+    json: bool,
 }
 
 impl OperatorCommand {
@@ -28,12 +29,12 @@ impl OperatorCommand {
                 "--metrics-listen",
                 "127.0.0.1:0",
             ])
-            .args(["--log-format", "json"])
             .env("NO_COLOR", "1");
         Self {
             command,
             kubeconfig: cluster.kubeconfig_path(),
             rules: Vec::new(),
+            json: true,
         }
     }
 
@@ -70,6 +71,12 @@ impl OperatorCommand {
         self
     }
 
+    /// Logs text, as on a terminal. It cannot say then where it can be watched.
+    pub(crate) fn text_logs(mut self) -> Self {
+        self.json = false;
+        self
+    }
+
     /// Identifies its requests to these proxies.
     pub(crate) fn watched_by(mut self, rules: &Arc<Rules>) -> Self {
         self.rules.push(Arc::clone(rules));
@@ -93,6 +100,9 @@ impl OperatorCommand {
     }
 
     fn finish(mut self) -> (Command, Vec<Arc<Rules>>) {
+        if self.json {
+            self.command.args(["--log-format", "json"]);
+        }
         self.command.arg("--kubeconfig").arg(&self.kubeconfig);
         (self.command, self.rules)
     }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::fixture::{CliFixture, CliOutput};
+use super::fixture::CliFixture;
+use crate::testkit::command::CommandOutput;
+use crate::testkit::manifest::Manifest;
 
 /// Wednesday with events in the middle of the archive.
 const DAY: &str = "2018-06-27";
@@ -423,14 +425,12 @@ fn cases() -> Vec<Case> {
 }
 
 fn manifest(fixture: &CliFixture, name: &str, gap: &str) -> String {
-    let text = format!(
-        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
-         space: c1\n  dateRange: {{start: 2018-06-25, end: 2018-06-30}}\n  acceptedGaps: [{gap}]\n  \
-         source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
-         destination: {{s3: {{bucket: audit, prefix: t}}}}\n",
-        fixture.url
-    );
-    fixture.write(name, &text, 0o644).to_str().unwrap().to_owned()
+    let gaps: Value = serde_saphyr::from_str(&format!("[{gap}]")).unwrap();
+    let manifest = Manifest::local("audit", &fixture.url)
+        .days("2018-06-25", "2018-06-30")
+        .set("acceptedGaps", gaps)
+        .set("destination.s3.prefix", "t");
+    manifest.write(fixture.path(name)).to_str().unwrap().to_owned()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -457,7 +457,7 @@ fn uncovered(list: &Value, day: &str) -> String {
     })
 }
 
-fn code(output: &CliOutput) -> i32 {
+fn code(output: &CommandOutput) -> i32 {
     output.code.unwrap_or(-1)
 }
 

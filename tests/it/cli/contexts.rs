@@ -1,5 +1,6 @@
 //! Contexts, which replace logging in and targeting a space, and the errors of contexts and secrets.
 
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
@@ -9,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fixture::{CliFixture, KEY, wait_output, write};
+use crate::testkit::manifest::Manifest;
 
 #[tokio::test]
 async fn a_context_replaces_login_and_target() {
@@ -123,13 +125,10 @@ async fn each_file_with_secrets_is_private_or_warned_about_by_name() {
     );
     write(&fixture.config(), &context, 0o644);
     let manifest = fixture.path("export.yaml");
-    let text = format!(
-        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: a}}\nspec:\n  space: c1\n  \
-         dateRange: {{start: 2018-06-01, end: 2018-06-01}}\n  source: {{endpoint: {:?}, credentialsSecretRef: {{name: s}}}}\n  \
-         destination: {{s3: {{bucket: audit}}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n\
-         stringData: {{apiKey: k}}\n",
-        fixture.url
-    );
+    let text = Manifest::local("a", &fixture.url)
+        .days("2018-06-01", "2018-06-01")
+        .secret("tracker", json!({ "apiKey": "k" }))
+        .text();
     for (mode, warned) in [(0o600, false), (0o644, true), (0o640, true)] {
         write(&key, KEY, mode);
         write(&manifest, &text, mode);
@@ -322,11 +321,14 @@ async fn a_store_without_tls_is_refused_wherever_it_is_named() {
         .expect_failure(2, &[rule, "s3-endpoint"]);
     fs::remove_file(fixture.config()).unwrap();
     let manifest = fixture.path("export.yaml");
-    let text = format!(
-        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: a}}\nspec:\n  space: c1\n  \
-         dateRange: {{start: 2018-06-01, end: 2018-06-01}}\n  source: {{region: ng, credentialsSecretRef: {{name: s}}}}\n  \
-         destination: {{s3: {{bucket: audit, endpoint: '{plain}'}}}}\n"
-    );
+    let text = Manifest::local("a", "")
+        .days("2018-06-01", "2018-06-01")
+        .set(
+            "source",
+            json!({ "region": "ng", "credentialsSecretRef": { "name": "s" } }),
+        )
+        .set("destination.s3.endpoint", plain)
+        .text();
     write(&manifest, &text, 0o644);
     fixture
         .run_without_env(&["plan", "-f", "export.yaml"])

@@ -4,8 +4,11 @@ use std::fs::File;
 
 use serde_json::{Value, json};
 
-use super::fixture::{CliFixture, CliOutput, KEY, wait_output};
+use super::fixture::{CliFixture, KEY, wait_output};
 use crate::bed::Gateway;
+use crate::testkit::bucket::fresh_bucket;
+use crate::testkit::command::CommandOutput;
+use crate::testkit::manifest::Manifest;
 
 /// Range of the manifest.
 const DAYS: [&str; 4] = ["--start", "2018-06-27", "--end", "2018-06-29"];
@@ -22,16 +25,11 @@ impl LocationFixture {
     async fn start() -> Self {
         let cli = CliFixture::start(&["--today", "2018-07-02"]).await;
         let gateway = Gateway::shared().await;
-        let bucket = format!("locations-{:016x}", rand::random::<u64>());
-        gateway.create_bucket(&bucket).await.unwrap();
-        let text = format!(
-            "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
-             space: c1\n  dateRange: {{start: 2018-06-27, end: 2018-06-29}}\n  \
-             source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
-             destination: {{s3: {{bucket: unused, prefix: deep, credentialsSecretRef: {{name: unused}}}}}}\n",
-            cli.url
-        );
-        let manifest = cli.write("audit.yaml", &text, 0o644);
+        let bucket = fresh_bucket(gateway, "locations").await.unwrap();
+        let manifest = Manifest::local("audit", &cli.url)
+            .days("2018-06-27", "2018-06-29")
+            .set("destination.s3.prefix", "deep")
+            .write(cli.path("audit.yaml"));
         Self {
             manifest: manifest.to_str().unwrap().to_owned(),
             cli,
@@ -59,7 +57,7 @@ impl LocationFixture {
         command
     }
 
-    async fn run(&self, arguments: &[&str]) -> CliOutput {
+    async fn run(&self, arguments: &[&str]) -> CommandOutput {
         wait_output(self.command(arguments)).await
     }
 

@@ -3,21 +3,15 @@
 use std::fs;
 
 use super::fixture::{CliFixture, KEY, wait_output};
+use crate::testkit::manifest::Manifest;
 
 /// Returns a manifest of some days at the fixture's service.
 fn manifest(fixture: &CliFixture) -> String {
-    let text = format!(
-        "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
-         space: c1\n  dateRange: {{start: 2018-06-25, end: 2018-06-30}}\n  \
-         source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
-         destination: {{s3: {{bucket: audit, prefix: deep}}}}\n",
-        fixture.url
-    );
-    fixture
-        .write("audit.yaml", &text, 0o644)
-        .to_str()
-        .unwrap()
-        .to_owned()
+    let manifest = Manifest::local("audit", &fixture.url)
+        .days("2018-06-25", "2018-06-30")
+        .set("destination.s3.prefix", "deep");
+    let path = manifest.write(fixture.path("audit.yaml"));
+    path.to_str().unwrap().to_owned()
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn session_download_and_delete_are_one_command() {
         .download(&with(&["--account", "--output", "json"]))
         .await
         .expect_exit(0)
-        .document();
+        .json();
     assert_eq!(
         (&summary["events"], &summary["sessions"][0]["verdict"]),
         (&1440.into(), &"Matched".into())
@@ -46,7 +46,7 @@ async fn session_download_and_delete_are_one_command() {
 async fn more_days_than_one_session_allows_become_several_sessions_in_one_file() {
     let fixture = DownloadFixture::new(settings()).await;
     let arguments = ["--start", "2018-05-20", "--end", "2018-06-20", "-o", FILE];
-    let text = fixture.download(&arguments).await.expect_exit(0).text();
+    let text = fixture.download(&arguments).await.expect_exit(0).out;
     for words in [
         "2018-05-20 to 2018-06-03",
         "2018-06-19 to 2018-06-20",
@@ -155,9 +155,9 @@ async fn an_undeleted_session_is_named_with_a_remedy() {
     let id = fixture.simulator.open_sessions()[0].id.clone();
     let words = format!("eventexport session delete {id}");
     assert!(
-        ended.text().contains(&words) && ended.text().contains("not now"),
+        ended.out.contains(&words) && ended.out.contains("not now"),
         "{}",
-        ended.text()
+        ended.out
     );
     assert!(fixture.path(FILE).exists(), "the events are whole all the same");
 }
@@ -204,7 +204,7 @@ async fn the_same_command_resumes_a_kept_session() {
     signal(&child, "TERM").await;
     let stopped = wait_output(child).await.expect_exit(1);
     let id = fixture.simulator.open_sessions()[0].id.clone();
-    assert!(stopped.text().contains(&id), "{}", stopped.text());
+    assert!(stopped.out.contains(&id), "{}", stopped.out);
 
     fixture.download(&arguments).await.expect_exit(0);
     assert!(fs::read(fixture.path(FILE)).unwrap() == fixture.served(date(2018, 6, 28)));
@@ -230,7 +230,7 @@ async fn a_killed_command_resumes_in_its_session_and_keeps_complete_ones() {
         .download(&[&arguments[..], &["--output", "json"]].concat())
         .await
         .expect_exit(0)
-        .document();
+        .json();
     let expected = [25, 26, 27]
         .map(|day| fixture.served(date(2018, 6, day)))
         .concat();
@@ -297,7 +297,7 @@ async fn empty_days_become_an_empty_gzip_if_the_listing_proves_it() {
             .download(&[&day[..], &["-o", FILE]].concat())
             .await
             .expect_exit(0)
-            .text();
+            .out;
         assert!(
             text.contains("0 events") && text.contains("Empty"),
             "{preset}: {text}"
@@ -313,7 +313,7 @@ async fn empty_days_become_an_empty_gzip_if_the_listing_proves_it() {
             ))
             .await
             .expect_exit(0);
-        assert_eq!(piped.text().trim(), "0", "{preset}");
+        assert_eq!(piped.out.trim(), "0", "{preset}");
 
         fs::remove_file(fixture.path(FILE)).unwrap();
         fixture.set_faults(&[preset, "events-403"]);
@@ -321,7 +321,7 @@ async fn empty_days_become_an_empty_gzip_if_the_listing_proves_it() {
             .download(&[&day[..], &["-o", FILE]].concat())
             .await
             .expect_exit(1);
-        let printed = doubted.text() + &doubted.err;
+        let printed = doubted.out + &doubted.err;
         assert!(
             printed.contains("nothing proves that there were none"),
             "{preset}: {printed}"

@@ -18,7 +18,7 @@ async fn a_session_becomes_a_file_and_stays_open() {
         .download(&["-o", FILE, &id, "--output", "json"])
         .await
         .expect_exit(0)
-        .document();
+        .json();
     let served = fixture.served(day);
     assert!(fs::read(fixture.path(FILE)).unwrap() == served);
     assert_eq!(fixture.files(), [FILE]);
@@ -59,7 +59,7 @@ async fn a_session_becomes_a_file_and_stays_open() {
         .download(&["-o", FILE, &id, "--force"])
         .await
         .expect_exit(0)
-        .text();
+        .out;
     for words in ["240 events", summary["sha256"].as_str().unwrap(), "Matched"] {
         assert!(text.contains(words), "{words} is not in: {text}");
     }
@@ -102,11 +102,7 @@ async fn fewer_events_than_reported_are_incomplete() {
     fixture.set_faults(&["end-early-at-member-end"]);
     let id = fixture.session(date(2018, 6, 28)).await;
     let ended = fixture.download(&["-o", FILE, &id]).await.expect_exit(1);
-    assert!(
-        ended.text().contains("the service reports 240"),
-        "{}",
-        ended.text()
-    );
+    assert!(ended.out.contains("the service reports 240"), "{}", ended.out);
     assert_eq!(
         fixture.files(),
         [FILE],
@@ -123,7 +119,7 @@ async fn content_that_cannot_be_counted_is_kept_and_not_called_complete() {
         .download(&["-o", FILE, &id, "--output", "json"])
         .await
         .expect_exit(1);
-    let summary = ended.document();
+    let summary = ended.json();
     let session = &summary["sessions"][0];
     assert_eq!(
         (
@@ -160,7 +156,7 @@ async fn every_transfer_encoding_downloads_completely() {
             .download(&["-o", FILE, &id, "--output", "json"])
             .await
             .expect_exit(0)
-            .document();
+            .json();
         assert!(
             fs::read(fixture.path(FILE)).unwrap() == fixture.served(day),
             "{framing:?}"
@@ -293,7 +289,7 @@ async fn a_service_that_refuses_is_named_and_nothing_is_left() {
         .download(&["-o", FILE, &id, "--output", "json"])
         .await
         .expect_exit(1)
-        .document();
+        .json();
     assert_eq!(
         (&json["complete"], &json["error"]["exitCode"]),
         (&false.into(), &1.into())

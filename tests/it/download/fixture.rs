@@ -2,23 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
-use eventexport::tracker::{
-    Credentials, RetryConfig, SessionRequest, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource,
-};
+use eventexport::tracker::{SessionRequest, TokenCache, Tracker};
 use jiff::civil::{Date, date};
-use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-/// Space of the downloads.
-pub(super) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+use crate::testkit::engine::tracker_config;
 
-/// Generous, because the machine may be busy.
-pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
+pub(super) use crate::testkit::command::{
+    COMMAND_TIMEOUT as TIMEOUT, CommandOutput, SimulatorProcess, isolate, signal, wait_output,
+};
+pub(super) use crate::testkit::manifest::SPACE;
 
 /// Simulator and target folder.
 pub(super) struct DownloadFixture {
@@ -36,33 +32,6 @@ pub(super) fn settings() -> Settings {
     };
     settings.volume.quiet.clear();
     settings
-}
-
-/// Output and exit status of a command.
-#[derive(Debug)]
-pub(super) struct CommandOutput {
-    pub(super) status: ExitStatus,
-    pub(super) out: Vec<u8>,
-    pub(super) err: String,
-}
-
-impl CommandOutput {
-    /// Returns standard output as text.
-    pub(super) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.out).into_owned()
-    }
-
-    /// Parses the document on standard output.
-    pub(super) fn document(&self) -> Value {
-        serde_json::from_slice(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// Panics unless the command ended with this exit code.
-    #[track_caller]
-    pub(super) fn expect_exit(self, code: i32) -> Self {
-        assert_eq!(self.status.code(), Some(code), "{}{}", self.text(), self.err);
-        self
-    }
 }
 
 impl DownloadFixture {
@@ -127,19 +96,7 @@ impl DownloadFixture {
     }
 
     pub(super) fn tracker(&self) -> Tracker {
-        let config = TrackerConfig {
-            endpoint: self.simulator.url().clone(),
-            uaa: UaaSource::Discover {
-                api: self.simulator.url().clone(),
-            },
-            credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
-            ca_pem: None,
-            hosts: HostPolicy::any(),
-            timeouts: Timeouts::default(),
-            retry: RetryConfig::default(),
-            traffic: Traffic::default(),
-        };
-        Tracker::new(config, &TokenCache::new()).unwrap()
+        Tracker::new(tracker_config(self.simulator.url()), &TokenCache::new()).unwrap()
     }
 
     /// Opens a session of a day manually.
@@ -155,8 +112,7 @@ impl DownloadFixture {
 
     /// Returns the bytes that are served for a day.
     pub(super) fn served(&self, day: Date) -> Vec<u8> {
-        let body = self.simulator.body_of(SPACE, false, day, None);
-        body.flat_map(|piece| piece.to_vec()).collect()
+        crate::testkit::environment::served(&self.simulator, day)
     }
 
     /// Waits until a file has at least this many bytes.
@@ -171,36 +127,11 @@ pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_eventexport");
 
 /// Isolates a command in this folder and points it to this service.
 pub(super) fn configure_command(command: &mut Command, endpoint: &str, folder: &Path) {
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("EVENTEXPORT_")) {
-            command.env_remove(name);
-        }
-    }
+    isolate(command, folder);
     command
-        .current_dir(folder)
-        .env("XDG_CONFIG_HOME", folder.join("config"))
         .env("EVENTEXPORT_ENDPOINT", endpoint)
         .env("EVENTEXPORT_SPACE", SPACE)
-        .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-}
-
-/// Waits for the end of a command.
-pub(super) async fn wait_output(child: Child) -> CommandOutput {
-    let ended = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await;
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = ended.expect("the command ends in time").unwrap();
-    CommandOutput {
-        status,
-        out: stdout,
-        err: String::from_utf8_lossy(&stderr).into_owned(),
-    }
+        .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY);
 }
 
 /// Waits until the condition holds.
@@ -213,17 +144,6 @@ pub(super) async fn wait_for(condition: impl Fn() -> bool) {
     tokio::time::timeout(TIMEOUT, waiting)
         .await
         .expect("it comes to pass in time");
-}
-
-/// Sends a signal.
-pub(super) async fn signal(child: &Child, name: &str) {
-    let id = child.id().unwrap().to_string();
-    let sent = Command::new("kill")
-        .args(["-s", name, &id])
-        .status()
-        .await
-        .unwrap();
-    assert!(sent.success());
 }
 
 /// Decompresses gzip.

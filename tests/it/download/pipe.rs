@@ -1,74 +1,45 @@
 //! Pipes events into other programs, through a real shell and from a simulator in a separate process.
 
-use std::process::Stdio;
-
 use jiff::civil::date;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::fixture::{
-    CommandOutput, DownloadFixture, PROGRAM, TIMEOUT, configure_command, settings, wait_output,
+    CommandOutput, DownloadFixture, PROGRAM, SimulatorProcess, configure_command, settings, wait_output,
 };
 
-/// `eventexport simulate` as a process.
-pub(super) struct SimulatorProcess {
-    child: Child,
-    pub(super) url: String,
+/// Simulator in a process of its own, and a folder.
+pub(super) struct PipeFixture {
+    pub(super) service: SimulatorProcess,
     pub(super) folder: tempfile::TempDir,
 }
 
-impl SimulatorProcess {
+impl PipeFixture {
     pub(super) async fn start(more: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args([
-                "simulate",
-                "--listen",
-                "127.0.0.1:0",
-                "--today",
-                "2018-07-02",
-                "--weekends",
-            ])
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = tokio::time::timeout(TIMEOUT, lines.next_line())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        let arguments = ["--today", "2018-07-02", "--weekends"];
         Self {
-            child,
-            url: url.trim_end_matches('/').to_owned(),
+            service: SimulatorProcess::start(&[&arguments, more].concat()).await,
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
     pub(super) async fn shell(&self, line: &str) -> CommandOutput {
         let mut command = Command::new("bash");
-        configure_command(&mut command, &self.url, self.folder.path());
+        configure_command(&mut command, &self.service.url, self.folder.path());
         command.args(["-c", line]).env("E", PROGRAM);
         wait_output(command.spawn().unwrap()).await
-    }
-
-    pub(super) async fn stop(mut self) {
-        self.child.kill().await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_days_stream_through_gunzip_into_jq() {
-    let service = SimulatorProcess::start(&["--events-per-day", "500"]).await;
+    let service = PipeFixture::start(&["--events-per-day", "500"]).await;
     let days = "--start 2018-06-20 --end 2018-06-26";
     let line = format!(
         "set -o pipefail; \"$E\" download {days} | gunzip | jq -r '.payload.eventTime[:10]' | sort | uniq -c"
     );
     let counted = service.shell(&line).await.expect_exit(0);
     let rows: Vec<Vec<String>> = counted
-        .text()
+        .out
         .lines()
         .map(|line| line.split_whitespace().map(str::to_owned).collect())
         .collect();
@@ -85,12 +56,11 @@ async fn several_days_stream_through_gunzip_into_jq() {
     let line = format!(
         "set -o pipefail; \"$E\" download {days} --decompress -o - | jq -r .payload.id | sort -u | wc -l"
     );
-    assert_eq!(service.shell(&line).await.expect_exit(0).text().trim(), "3500");
+    assert_eq!(service.shell(&line).await.expect_exit(0).out.trim(), "3500");
     let open = service
         .shell("curl -s $EVENTEXPORT_ENDPOINT/simulator/ledger | jq .openNow")
         .await;
-    assert_eq!(open.expect_exit(0).text().trim(), "0");
-    service.stop().await;
+    assert_eq!(open.expect_exit(0).out.trim(), "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +72,7 @@ async fn a_closed_pipe_ends_the_command_quietly() {
              echo \"${{PIPESTATUS[0]}}\"; cat /dev/zero | head -c 100 >/dev/null; echo \"${{PIPESTATUS[0]}}\""
         );
         let ended = fixture.shell(&line).await.expect_exit(0);
-        let codes: Vec<_> = ended.text().lines().map(str::to_owned).collect();
+        let codes: Vec<_> = ended.out.lines().map(str::to_owned).collect();
         assert_eq!(codes[0], codes[1], "{}", ended.err);
         assert!(
             !ended.err.contains("panic") && !ended.err.contains("eventexport: "),
@@ -144,7 +114,7 @@ async fn an_incomplete_download_into_a_pipe_is_reported() {
     }
     fixture.set_faults(&["resume-whole"]);
     let line = "set -o pipefail; \"$E\" download --start 2018-06-28 | cat";
-    assert!(fixture.shell(line).await.expect_exit(0).out == fixture.served(date(2018, 6, 28)));
+    assert!(fixture.shell(line).await.expect_exit(0).bytes == fixture.served(date(2018, 6, 28)));
     assert_eq!(fixture.simulator.ledger().open_now, 0);
 }
 
@@ -155,7 +125,7 @@ async fn the_summary_goes_to_stderr_if_events_go_to_stdout() {
         .download(&["--start", "2018-06-28", "--output", "json"])
         .await
         .expect_exit(0);
-    assert!(ended.out == fixture.served(date(2018, 6, 28)));
+    assert!(ended.bytes == fixture.served(date(2018, 6, 28)));
     let summary: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
     assert_eq!(
         (&summary["events"], &summary["file"]),
@@ -174,9 +144,9 @@ async fn gzip_is_refused_on_a_terminal_and_the_bar_shows_the_remaining_time() {
         .await
         .expect_exit(2);
     assert!(
-        ended.text().contains("standard output is a terminal"),
+        ended.out.contains("standard output is a terminal"),
         "{}",
-        ended.text()
+        ended.out
     );
     assert_eq!(fixture.simulator.ledger().opened, 0);
 
@@ -184,7 +154,7 @@ async fn gzip_is_refused_on_a_terminal_and_the_bar_shows_the_remaining_time() {
         .shell(&terminal("\"$E\" download --start 2018-06-28 -o events.json.gz"))
         .await
         .expect_exit(0);
-    let drawn = ended.text();
+    let drawn = ended.out;
     for words in ["KiB of 4", "/s, ", "s left", "240 events"] {
         assert!(drawn.contains(words), "{words} is not in: {drawn}");
     }
@@ -192,5 +162,5 @@ async fn gzip_is_refused_on_a_terminal_and_the_bar_shows_the_remaining_time() {
         .shell(&terminal("\"$E\" download --start 2018-06-28 --decompress"))
         .await
         .expect_exit(0);
-    assert!(plain.text().contains("{\"payload\":"), "{}", plain.text());
+    assert!(plain.out.contains("{\"payload\":"), "{}", plain.out);
 }

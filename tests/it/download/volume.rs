@@ -109,7 +109,7 @@ async fn cut_ten_times(bytes: u64) {
     let summary = wait_output(fixture.command(&arguments).spawn().unwrap())
         .await
         .expect_exit(0)
-        .document();
+        .json();
     let passed: u64 = proxy.requests().iter().map(|request| request.reply_bytes).sum();
     println!("{:.1} s, {passed} bytes passed", begun.elapsed().as_secs_f64());
 

@@ -6,27 +6,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventexport::api::{Scope, SettingNames};
-use eventexport::archive::layout::ArchiveRoot;
 use eventexport::archive::manifest::document::GapEntry;
-use eventexport::egress::HostPolicy;
 use eventexport::export::engine::{Clock, Engine, Limits, Peers};
 use eventexport::export::manifest::sign::Signing;
-use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::spec::{ExportSpec, RetryPolicy};
-use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::export::spec::ExportSpec;
+use eventexport::simulator::{Settings, Simulator};
 use eventexport::storage::{DirectoryStore, Store};
-use eventexport::tracker::{
-    Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource,
-};
+use eventexport::tracker::{RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig};
+use jiff::Timestamp;
 use jiff::civil::{Date, date};
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Space of the exports.
-pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+use crate::testkit::engine::{export_spec, tracker_config};
+use crate::testkit::environment::served;
+
+pub(crate) use crate::testkit::manifest::SPACE;
 
 /// Simulator, directory, and the engine.
 pub(crate) struct EngineFixture {
@@ -54,25 +50,8 @@ impl EngineFixture {
     /// Starts with these days wanted, both inclusive.
     pub(crate) async fn start(settings: Settings, start: Date, end: Date) -> Self {
         let simulator = Simulator::start(settings).await.expect("the simulator starts");
-        let export = ExportSpec {
-            name: "tests/bench".to_owned(),
-            space: SPACE.to_owned(),
-            scope: Scope::Space,
-            start,
-            end: Some(end),
-            hour: None,
-            source: "http://simulator.invalid".to_owned(),
-            root: ArchiveRoot::new("tracker", SPACE, "space"),
-            shard: Shard::SINGLE,
-            parallelism: 4,
-            settle_after: SignedDuration::from_hours(6),
-            accepted_gaps: Vec::new(),
-            holder: "tests/one".to_owned(),
-            holder_epoch: None,
-            single_writer: false,
-            retry_policy: RetryPolicy::MaxAttempts(4),
-            setting_names: SettingNames::default(),
-        };
+        let mut export = export_spec(start, Some(end));
+        "tests/bench".clone_into(&mut export.name);
         let limits = Limits {
             session_quiet: Duration::from_secs(1),
             second_look: Duration::from_millis(300),
@@ -109,16 +88,9 @@ impl EngineFixture {
     /// Returns the peers of the export.
     pub(crate) fn peers(&self, store: Arc<dyn Store>) -> Peers {
         let config = TrackerConfig {
-            endpoint: self.simulator.url().clone(),
-            uaa: UaaSource::Discover {
-                api: self.simulator.url().clone(),
-            },
-            credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
-            ca_pem: None,
-            hosts: HostPolicy::any(),
             timeouts: self.timeouts,
             retry: self.retry,
-            traffic: eventexport::egress::Traffic::default(),
+            ..tracker_config(self.simulator.url())
         };
         let tracker = Tracker::new(config, &TokenCache::new()).expect("the tracker client");
         Peers {
@@ -165,8 +137,7 @@ impl EngineFixture {
 
     /// Returns the bytes that the simulator serves for a day.
     pub(crate) fn served(&self, day: Date) -> Vec<u8> {
-        let body = self.simulator.body_of(SPACE, false, day, None);
-        body.flat_map(|piece| piece.to_vec()).collect()
+        served(&self.simulator, day)
     }
 
     /// Returns the bytes that the simulator serves for an hour.

@@ -5,18 +5,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::simulator::{Settings, Simulator};
 use jiff::civil::date;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::{file, program};
 use crate::bed::{Cluster, Flux, Gateway};
-use crate::operator::end_to_end::SPACE;
-use crate::operator::{apply, eventually, get, kubectl, wait_conditions};
+use crate::operator::{apply, eventually, get, kubectl, pod, wait_conditions};
+use crate::testkit::environment::june;
+use crate::testkit::manifest::{self, bucket_keys, tracker_keys};
+use crate::testkit::process::Process;
 
 const SYSTEM: &str = "eventexport-system";
 const TENANT: &str = "audit";
@@ -69,11 +72,8 @@ impl FluxFixture {
         Ok(())
     }
 
-    async fn secret(&self, name: &str, data: Value) -> Result<()> {
-        let metadata = json!({ "namespace": TENANT, "name": name });
-        let secret =
-            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
-        apply(&self.cluster, &secret).await
+    async fn secret(&self, name: &str, data: &Value) -> Result<()> {
+        apply(&self.cluster, &manifest::secret(TENANT, name, data)).await
     }
 
     /// Publishes the next revision of the tenant's folder.
@@ -94,21 +94,7 @@ impl FluxFixture {
     }
 
     fn export(&self) -> Value {
-        let url = self.simulator.url().as_str().trim_end_matches('/').to_owned();
-        json!({
-            "apiVersion": "eventexport.io/v1alpha1",
-            "kind": "EventExport",
-            "metadata": { "namespace": TENANT, "name": "june" },
-            "spec": {
-                "space": SPACE,
-                "dateRange": { "start": "2018-06-03", "end": "2018-06-07" },
-                "source": { "endpoint": url, "credentialsSecretRef": { "name": "tracker" } },
-                "destination": { "s3": {
-                    "bucket": self.bucket, "prefix": "tracker", "endpoint": self.gateway.endpoint(),
-                    "credentialsSecretRef": { "name": "bucket" },
-                }},
-            },
-        })
+        june(&self.simulator, TENANT, &self.bucket, self.gateway).export()
     }
 
     /// Waits until a Flux object has this condition for the revision, and returns its message.
@@ -161,27 +147,8 @@ impl FluxFixture {
     }
 
     /// Starts the operator with the rights and arguments of the chart.
-    async fn operator(&self) -> Result<Child> {
-        let args = ["get", "deployment", "eventexport", "-n", SYSTEM, "-o", "json"];
-        let deployment: Value = serde_json::from_str(&kubectl(&self.cluster, &args).await?)?;
-        let pod = &deployment["spec"]["template"]["spec"];
-        let account = pod["serviceAccountName"].as_str().context("no service account")?;
-        let kubeconfig = self
-            .cluster
-            .kubeconfig_for_service_account(SYSTEM, account)
-            .await?;
-        let given = pod["containers"][0]["args"].as_array().context("no arguments")?;
-        let given = given.iter().filter_map(Value::as_str);
-        let given = given
-            .filter(|argument| !argument.starts_with("--metrics-listen"))
-            .map(|argument| argument.replace("$(POD_NAMESPACE)", SYSTEM));
-        Ok(Command::new(env!("CARGO_BIN_EXE_eventexport"))
-            .args(given)
-            .args(["--metrics-listen", "127.0.0.1:0", "--kubeconfig"])
-            .arg(kubeconfig)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?)
+    async fn operator(&self) -> Result<Arc<Process>> {
+        pod::start(&self.cluster, SYSTEM).await
     }
 }
 
@@ -222,9 +189,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
 
     // The export, by the Kustomization of the example. It stalls because the tracker's Secret is missing.
     kubectl(cluster, &["create", "namespace", TENANT]).await?;
-    let keys =
-        json!({ "accessKeyId": fleet.gateway.access_key(), "secretAccessKey": fleet.gateway.secret_key() });
-    fleet.secret("bucket", keys).await?;
+    fleet.secret("bucket", &bucket_keys(fleet.gateway)).await?;
     fleet.commit("1", &[("june.yaml", fleet.export())]).await?;
     fleet
         .apply_example("exports.yaml", |document| {
@@ -241,9 +206,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .await?;
 
     // After the fix the wait passes by itself, with the export still in progress.
-    fleet
-        .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
-        .await?;
+    fleet.secret("tracker", &tracker_keys()).await?;
     kustomization("True", &["main@sha1:1"]).await?;
     let busy = get(cluster, TENANT, "june").await?.context("it is gone")?;
     ensure!(busy["status"]["windows"]["wanted"] == 5, "{}", busy["status"]);
@@ -266,9 +229,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     fleet
         .wait_ready("kustomization", TENANT, "audit-exports", "False", &stalled)
         .await?;
-    fleet
-        .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
-        .await?;
+    fleet.secret("tracker", &tracker_keys()).await?;
     kustomization("True", &["main@sha1:2"]).await?;
     wait_conditions(cluster, TENANT, "june", states).await?;
 

@@ -1,29 +1,23 @@
 //! Health in each phase of an export with the real operator: verdicts of kstatus and Argo CD on every version that
 //! the API server had.
 
+use std::ops::Deref;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator, Volume};
+use eventexport::simulator::{Settings, Volume};
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
 use super::{HealthVerdict, argo_health, kstatus, verdicts_agree};
-use crate::bed::{Cluster, Gateway};
-use crate::operator::end_to_end::{SPACE, operator};
-use crate::operator::{apply, eventually, get, has_finalizer, kubectl, patch};
+use crate::operator::end_to_end::operator;
+use crate::operator::{eventually, get, has_finalizer, kubectl, patch};
 
-/// One export, its peers, and a watch.
-struct GitOpsFixture {
-    cluster: &'static Cluster,
-    gateway: &'static Gateway,
-    simulator: Simulator,
-    namespace: String,
-    operator: Option<Child>,
-}
+use crate::testkit::environment::Environment;
+use crate::testkit::manifest::{bucket_keys, tracker_keys};
 
 /// A service with events on every day: after a quiet day it lists no later one, and an export waits for that.
 fn every_day() -> Settings {
@@ -37,54 +31,27 @@ fn every_day() -> Settings {
     }
 }
 
+/// One export and its peers.
+struct GitOpsFixture(Environment);
+
+impl Deref for GitOpsFixture {
+    type Target = Environment;
+
+    fn deref(&self) -> &Environment {
+        &self.0
+    }
+}
+
 impl GitOpsFixture {
-    async fn new(name: &str) -> Result<Self> {
-        let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
-        Ok(Self {
-            cluster,
-            gateway,
-            simulator: Simulator::start(every_day()).await?,
-            namespace: cluster.namespace(name).await,
-            operator: None,
-        })
-    }
-
     /// Applies a continuous export from that day on, without a delay for late events.
-    async fn apply(&self, first: &str) -> Result<()> {
-        let url = self.simulator.url().as_str().trim_end_matches('/').to_owned();
-        let export = json!({
-            "apiVersion": "eventexport.io/v1alpha1",
-            "kind": "EventExport",
-            "metadata": { "namespace": self.namespace, "name": "daily" },
-            "spec": {
-                "space": SPACE,
-                "dateRange": { "start": first },
-                "settleAfter": "0s",
-                "source": { "endpoint": url, "credentialsSecretRef": { "name": "tracker" } },
-                "destination": { "s3": {
-                    "bucket": self.namespace, "endpoint": self.gateway.endpoint(),
-                    "credentialsSecretRef": { "name": "bucket" },
-                }},
-            },
-        });
-        apply(self.cluster, &export).await
-    }
-
-    async fn secret(&self, name: &str, data: Value) -> Result<()> {
-        let metadata = json!({ "namespace": self.namespace, "name": name });
-        let secret =
-            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
-        apply(self.cluster, &secret).await
-    }
-
-    async fn object(&self) -> Result<Value> {
-        let found = get(self.cluster, &self.namespace, "daily").await?;
-        found.context("it is gone")
+    async fn apply_from(&self, first: &str) -> Result<()> {
+        let export = self.export("daily").days(first, "").set("settleAfter", "0s");
+        self.apply(&export).await
     }
 
     /// Returns the current verdicts of both tools.
     async fn verdicts(&self) -> Result<(HealthVerdict, HealthVerdict)> {
-        let now = [self.object().await?];
+        let now = [self.object("daily").await?];
         let (mut flux, mut argo) = (kstatus(&now).await?, argo_health(&now).await?);
         Ok((
             flux.pop().context("no verdict")?,
@@ -101,15 +68,6 @@ impl GitOpsFixture {
             Ok(true)
         })
         .await
-    }
-
-    /// Stops or continues the operator process, like a busy machine.
-    async fn signal(&self, signal: &str) -> Result<()> {
-        let id = self.operator.as_ref().and_then(Child::id);
-        let id = id.context("there is no operator")?.to_string();
-        let sent = Command::new("kill").args([signal, &id]).status().await?;
-        ensure!(sent.success(), "kill {signal}: {sent}");
-        Ok(())
     }
 }
 
@@ -148,11 +106,12 @@ fn days_ago(days: i64) -> Result<String> {
 
 #[tokio::test]
 async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> Result<()> {
-    let mut fixture = GitOpsFixture::new("phases").await?;
+    let environment = Environment::builder("phases").service(every_day());
+    let fixture = GitOpsFixture(environment.without_secrets().without_bucket().start().await?);
     let mut watch = watch(&fixture)?;
 
     // Before the first reconcile no tool considers it ready, however long that lasts.
-    fixture.apply(&days_ago(4)?).await?;
+    fixture.apply_from(&days_ago(4)?).await?;
     fixture
         .wait_status("just applied", "InProgress", &["not looked"])
         .await?;
@@ -161,7 +120,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
         .wait_status("still", "InProgress", &["not looked"])
         .await?;
 
-    fixture.operator = Some(operator(fixture.cluster, &fixture.namespace).await?);
+    let operator = operator(fixture.cluster, &fixture.namespace).await?;
     let missing = [
         "CredentialsMissing",
         "tracker",
@@ -174,11 +133,8 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
         "the message names what is missing: {flux:?}"
     );
 
-    fixture
-        .secret("tracker", json!({ "apiKey": DEFAULT_API_KEY }))
-        .await?;
-    let keys = json!({ "accessKeyId": fixture.gateway.access_key(), "secretAccessKey": fixture.gateway.secret_key() });
-    fixture.secret("bucket", keys).await?;
+    fixture.secret("tracker", &tracker_keys()).await?;
+    fixture.secret("bucket", &bucket_keys(fixture.gateway)).await?;
     let bucket = fixture.namespace.clone();
     fixture
         .wait_status("no bucket", "Failed", &["BucketMissing", &bucket])
@@ -193,19 +149,16 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
         .await?;
 
     // It hangs only once, so the runs below do not.
-    eventually("a download hangs", async || {
-        Ok(!fixture.simulator.ledger().faults.is_empty())
-    })
-    .await?;
+    fixture.wait_fault().await?;
 
     // The operator notices a change late: until then no verdict on the old spec counts.
-    fixture.signal("-STOP").await?;
+    operator.signal("-STOP").await?;
     let other = json!({ "spec": { "parallelism": 2 } });
     patch(fixture.cluster, &fixture.namespace, "daily", &other).await?;
     fixture
         .wait_status("spec changed", "InProgress", &["newest spec"])
         .await?;
-    fixture.signal("-CONT").await?;
+    operator.signal("-CONT").await?;
     fixture
         .wait_status("continuous", "Current", &["CaughtUp"])
         .await?;
@@ -220,11 +173,11 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     let more = json!({ "spec": { "dateRange": { "start": days_ago(6)? } } });
     patch(fixture.cluster, &fixture.namespace, "daily", &more).await?;
     eventually("it exports again", async || {
-        let object = fixture.object().await?;
+        let object = fixture.object("daily").await?;
         Ok(has_finalizer(&object) && object["status"]["sessions"][0].is_object())
     })
     .await?;
-    fixture.signal("-STOP").await?;
+    operator.signal("-STOP").await?;
     let delete = [
         "delete",
         "eventexport",
@@ -236,7 +189,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     kubectl(fixture.cluster, &delete).await?;
     let (flux, _) = fixture.verdicts().await?;
     ensure!(flux.status == "Terminating", "{flux:?}");
-    fixture.signal("-CONT").await?;
+    operator.signal("-CONT").await?;
     eventually("it goes", async || {
         Ok(get(fixture.cluster, &fixture.namespace, "daily").await?.is_none())
     })

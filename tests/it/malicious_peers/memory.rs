@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
@@ -13,8 +13,9 @@ use tokio::process::Command;
 
 use super::assert_displayable;
 use super::peer::{MaliciousPeer, Payload, PeerAction};
+use crate::testkit::command::isolate;
+use crate::testkit::manifest::{Manifest, SPACE};
 
-const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 const MIB: u64 = 1024 * 1024;
 /// Inflated bytes of one gzip member.
 const MEMBER_BYTES: u64 = 16 * MIB;
@@ -87,22 +88,12 @@ impl MemoryFixture {
 
     async fn program(&self, peer: &MaliciousPeer, arguments: &[&str]) -> MeasuredRun {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("EVENTEXPORT_")) {
-                command.env_remove(name);
-            }
-        }
+        isolate(&mut command, self.folder.path());
         command
             .args(arguments)
-            .current_dir(self.folder.path())
-            .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
             .env("EVENTEXPORT_ENDPOINT", peer.url())
             .env("EVENTEXPORT_SPACE", SPACE)
-            .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY);
         let begun = Instant::now();
         let child = command.spawn().unwrap();
         let id = child.id().unwrap();
@@ -123,14 +114,11 @@ impl MemoryFixture {
 
     /// Runs `eventexport run` for one day with a manifest that names the peer.
     async fn run(&self, peer: &MaliciousPeer) -> MeasuredRun {
-        let manifest = format!(
-            "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: bomb}}\nspec:\n  space: {SPACE}\n  \
-             dateRange: {{start: '2018-06-28', end: '2018-06-28'}}\n  source: {{endpoint: '{}', uaaEndpoint: '{}', \
-             credentialsSecretRef: {{name: tracker}}}}\n  destination: {{s3: {{bucket: audit}}}}\n",
-            peer.url(),
-            peer.url()
-        );
-        fs::write(self.folder.path().join("m.yaml"), manifest).unwrap();
+        Manifest::new("bomb", &peer.url())
+            .days("2018-06-28", "2018-06-28")
+            .uaa()
+            .set("destination.s3", serde_json::json!({ "bucket": "audit" }))
+            .write(self.folder.path().join("m.yaml"));
         self.program(peer, &["run", "-f", "m.yaml", "--to", "archive"])
             .await
     }

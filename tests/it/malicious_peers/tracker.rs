@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::tracker::{
     Credentials, RetryConfig, SessionRequest, Timeouts, TokenCache, Tracker, TrackerConfig, TrackerError,
     UaaSource,
@@ -13,6 +12,7 @@ use jiff::civil::date;
 use super::assert_displayable;
 use super::payloads::malicious_payloads;
 use super::peer::{MaliciousPeer, Payload, PeerAction};
+use crate::testkit::engine::tracker_config;
 
 const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 const KEY: &str = "the-api-key-that-nobody-may-see";
@@ -43,11 +43,8 @@ fn granted() -> Payload {
 fn tracker(peer: &MaliciousPeer) -> Tracker {
     let url: url::Url = peer.url().parse().unwrap();
     let config = TrackerConfig {
-        endpoint: url.clone(),
-        uaa: UaaSource::Endpoint(url),
+        uaa: UaaSource::Endpoint(url.clone()),
         credentials: Credentials::ApiKey(KEY.to_owned().into()),
-        ca_pem: None,
-        hosts: HostPolicy::any(),
         timeouts: Timeouts {
             connect: REQUEST,
             request: REQUEST,
@@ -59,7 +56,7 @@ fn tracker(peer: &MaliciousPeer) -> Tracker {
             retry_after_cap: Duration::from_millis(10),
             ..RetryConfig::default()
         },
-        traffic: Traffic::default(),
+        ..tracker_config(&url)
     };
     Tracker::new(config, &TokenCache::new()).unwrap()
 }

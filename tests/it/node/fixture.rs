@@ -7,13 +7,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use eventexport::simulator::{DEFAULT_API_KEY, RequestKind, Settings, Simulator};
+use eventexport::simulator::{RequestKind, Settings, Simulator};
 use jiff::civil::{Date, date};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::transcript::Transcript;
 use crate::bed::{Cluster, Gateway, Node, program};
+use crate::testkit::manifest::{Manifest, SPACE, bucket_keys, secret, tracker_keys};
 
 /// Generous, because a machine that also compiles is slow.
 const TIMEOUT: Duration = Duration::from_mins(3);
@@ -27,7 +28,6 @@ pub(super) const AUDIT: &str = "audit";
 /// Namespace of the operator.
 pub(super) const SYSTEM: &str = "eventexport";
 
-const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
 const BUCKET: &str = "archive";
 
 pub(super) struct NodeFixture {
@@ -79,13 +79,8 @@ impl NodeFixture {
                 }))
                 .await?;
         }
-        let (key, hidden) = (fixture.gateway.access_key(), fixture.gateway.secret_key());
-        fixture
-            .secret("tracker", json!({"apiKey": DEFAULT_API_KEY}))
-            .await?;
-        fixture
-            .secret("bucket", json!({"accessKeyId": key, "secretAccessKey": hidden}))
-            .await?;
+        fixture.secret("tracker", tracker_keys()).await?;
+        fixture.secret("bucket", bucket_keys(&fixture.gateway)).await?;
         let authority = fs::read_to_string(fixture.cluster.ca_path())?;
         fixture.secret("authority", json!({"ca.crt": authority})).await?;
         let nodes = fixture.kubectl(&["get", "nodes", "-o", "wide"]).await?;
@@ -94,42 +89,26 @@ impl NodeFixture {
     }
 
     async fn secret(&self, name: &str, data: Value) -> Result<()> {
-        self.apply(&json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name, "namespace": AUDIT},
-            "stringData": data,
-        }))
-        .await
+        self.apply(&secret(AUDIT, name, &data)).await
     }
 
     /// Returns an export of days of June 2018 from the simulator into the bucket, below its own prefix.
     pub(super) fn export(&self, name: &str, days: (i8, i8)) -> Value {
         let at = |port: Option<u16>| format!("https://{}:{}", Node::ADDRESS, port.unwrap_or_default());
         let service = at(self.simulator.url().port());
-        json!({
-            "apiVersion": "eventexport.io/v1alpha1",
-            "kind": "EventExport",
-            "metadata": {"name": name, "namespace": AUDIT},
-            "spec": {
-                "space": SPACE,
-                "dateRange": {"start": date(2018, 6, days.0), "end": date(2018, 6, days.1)},
-                "source": {
-                    "endpoint": service,
-                    "uaaEndpoint": service,
-                    "credentialsSecretRef": {"name": "tracker"},
-                    "caSecretRef": {"name": "authority"},
-                },
-                "destination": {"s3": {
-                    "bucket": BUCKET,
-                    "prefix": name,
-                    "endpoint": at(Some(self.gateway.port())),
-                    "forcePathStyle": true,
-                    "credentialsSecretRef": {"name": "bucket"},
-                    "caSecretRef": {"name": "authority"},
-                }},
-            },
-        })
+        let authority = json!({ "name": "authority" });
+        Manifest::new(name, &service)
+            .namespace(AUDIT)
+            .days(
+                &date(2018, 6, days.0).to_string(),
+                &date(2018, 6, days.1).to_string(),
+            )
+            .uaa()
+            .set("source.caSecretRef", authority.clone())
+            .bucket(BUCKET, name, &at(Some(self.gateway.port())))
+            .set("destination.s3.forcePathStyle", true)
+            .set("destination.s3.caSecretRef", authority)
+            .export()
     }
 
     /// Checks that the archive below a prefix has exactly these days of June, each as served, and that no temporary

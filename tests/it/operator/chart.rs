@@ -3,20 +3,21 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use eventexport::simulator::{RequestKind, Simulator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Child;
 
 use super::helm::{CHART, Helm};
-use super::{apply, end_to_end, event_reasons, eventually, get, kubectl, patch, pod, rbac, wait_conditions};
+use super::{apply, event_reasons, eventually, get, kubectl, patch, pod, rbac, wait_conditions};
 use crate::bed::{Cluster, Gateway};
+use crate::testkit::environment::{COMPLETE, STOP_LIMIT, june, simulator};
+use crate::testkit::process::Process;
 
 const NAMESPACE: &str = "eventexport-system";
 const DEFINITION: &str = "eventexports.eventexport.io";
-const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
 
 /// Cluster with a release of the chart, and an export in its own namespace.
 struct ChartFixture {
@@ -31,13 +32,14 @@ impl ChartFixture {
     async fn start() -> Result<Self> {
         let cluster = Cluster::start().await?;
         let helm = Helm::new(&cluster)?;
-        let simulator = end_to_end::simulator().await?;
+        let simulator = simulator().await?;
         let gateway = Gateway::shared().await;
         gateway.create_bucket("released").await?;
         for name in [NAMESPACE, "audit"] {
             kubectl(&cluster, &["create", "namespace", name]).await?;
         }
-        for document in &end_to_end::documents("audit", "released", gateway, &simulator) {
+        let export = june(&simulator, "audit", "released", gateway);
+        for document in &export.documents() {
             apply(&cluster, document).await?;
         }
         let previous = previous_chart()?;
@@ -76,7 +78,7 @@ impl ChartFixture {
         self.helm.run(&args).await
     }
 
-    async fn operator(&self) -> Result<Child> {
+    async fn operator(&self) -> Result<Arc<Process>> {
         pod::start(&self.cluster, NAMESPACE).await
     }
 
@@ -188,7 +190,7 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
             .await?
             .contains(&"Suspended".to_owned())
     );
-    pod::stop(operator).await?;
+    ensure!(operator.stop(STOP_LIMIT).await?, "it did not stop well");
     let unused = rbac::unused(cluster, NAMESPACE).await?;
     ensure!(unused.is_empty(), "granted and never used: {unused:?}");
 
@@ -210,7 +212,7 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     })
     .await?;
     ensure!(fixture.wait_complete().await? == (uid.clone(), covered.clone()));
-    pod::stop(operator).await?;
+    ensure!(operator.stop(STOP_LIMIT).await?, "it did not stop well");
 
     people_have_the_rights_of_their_roles(&fixture).await?;
 
@@ -258,7 +260,7 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
         fixture.downloads() == downloads,
         "what is stored was downloaded again"
     );
-    pod::stop(operator).await?;
+    ensure!(operator.stop(STOP_LIMIT).await?, "it did not stop well");
     fixture.uninstall("eventexport").await?;
 
     // A release with another name must adopt them explicitly.

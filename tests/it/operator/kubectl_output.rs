@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use regex::Regex;
 
-use super::end_to_end::EndToEndFixture;
+use super::end_to_end;
 use super::kubectl;
 
 /// Patterns of the parts that differ between runs, and their replacements.
@@ -24,7 +24,7 @@ const MASKS: [(&str, &str); 6] = [
 
 #[tokio::test]
 async fn kubectl_output_matches_the_documentation() -> Result<()> {
-    let fixture = EndToEndFixture::start("reading", &[]).await?;
+    let (fixture, _operator) = end_to_end::start("reading", &[]).await?;
     let mut page = String::from(
         "# kubectl output\n\n\
          An export of five days, the first of them a Sunday without events. Times, ports and ids are masked;\n\
@@ -49,8 +49,8 @@ async fn kubectl_output_matches_the_documentation() -> Result<()> {
     ];
     for command in commands {
         if command.contains(&"get") {
-            fixture.wait_complete().await?;
-            fixture.wait_finalizer_removed().await?;
+            fixture.wait_complete("june").await?;
+            fixture.wait_finalizer_removed("june").await?;
         }
         let shown = kubectl(fixture.cluster, &[command, &["-n", &fixture.namespace]].concat()).await?;
         let _ = write!(

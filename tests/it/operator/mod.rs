@@ -16,7 +16,7 @@ mod lifecycle;
 mod look_now;
 mod manifests;
 mod monitoring;
-mod pod;
+pub(crate) mod pod;
 pub(crate) mod process;
 mod rbac;
 pub(crate) mod scripted_exporter;
@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::scripted_exporter::ScriptedExporter;
 use crate::bed::Cluster;
+use crate::testkit::manifest::Manifest;
 
 /// Generous, because a machine that also compiles is slow.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
@@ -178,29 +179,15 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Resul
 
 /// Returns a manifest; the script of its space decides its behavior.
 pub(crate) fn manifest(namespace: &str, name: &str, space: &str) -> Value {
-    json!({
-        "apiVersion": "eventexport.io/v1alpha1",
-        "kind": "EventExport",
-        "metadata": { "namespace": namespace, "name": name },
-        "spec": {
-            "space": space,
-            "dateRange": { "start": "2018-06-01", "end": "2018-06-30" },
-            "source": {
-                "endpoint": "http://127.0.0.1:1",
-                "credentialsSecretRef": { "name": "tracker" },
-            },
-            "destination": { "s3": { "bucket": "audit", "credentialsSecretRef": { "name": "tracker" } } },
-        },
-    })
+    Manifest::new(name, "http://127.0.0.1:1")
+        .namespace(namespace)
+        .set("space", space)
+        .set("destination.s3.credentialsSecretRef.name", "tracker")
+        .export()
 }
 
 pub(crate) fn secret(namespace: &str, value: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": { "namespace": namespace, "name": "tracker" },
-        "stringData": { "apiKey": value },
-    })
+    crate::testkit::manifest::secret(namespace, "tracker", &json!({ "apiKey": value }))
 }
 
 pub(crate) async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {

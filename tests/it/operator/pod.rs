@@ -1,17 +1,18 @@
 //! The operator as a process with the account, arguments and environment of a Deployment's Pods, because the test bed
 //! has no node to run them.
 
-use std::process::Stdio;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::kubectl;
 use crate::bed::Cluster;
+use crate::testkit::process::{Process, program};
 
 /// Starts the Pod of the Deployment `eventexport` in that namespace.
-pub(super) async fn start(cluster: &Cluster, namespace: &str) -> Result<Child> {
+pub(crate) async fn start(cluster: &Cluster, namespace: &str) -> Result<Arc<Process>> {
     let text = kubectl(
         cluster,
         &["get", "deployment", "eventexport", "-n", namespace, "-o", "json"],
@@ -32,25 +33,14 @@ pub(super) async fn start(cluster: &Cluster, namespace: &str) -> Result<Child> {
         });
     let env = container["env"].as_array().into_iter().flatten();
     let env = env.filter_map(|one| Some((one["name"].as_str()?, one["value"].as_str()?)));
-    let child = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+    let mut command = Command::new(program());
+    command
         .args(args)
         .arg("--kubeconfig")
         .arg(kubeconfig)
         .envs(env)
         // As in a company network: NO_PROXY exempts all peers, so nothing may use this proxy.
         .env("HTTPS_PROXY", "http://127.0.0.1:1")
-        .env("NO_PROXY", "127.0.0.1")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    Ok(child)
-}
-
-/// Stops it as the kubelet does; it must exit successfully.
-pub(super) async fn stop(mut operator: Child) -> Result<()> {
-    let id = operator.id().context("it ended")?.to_string();
-    Command::new("kill").args(["-TERM", &id]).status().await?;
-    let ended = operator.wait().await?;
-    ensure!(ended.success(), "{ended}");
-    Ok(())
+        .env("NO_PROXY", "127.0.0.1");
+    Process::spawn_verbose(command)
 }

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::helm::{CHART, Helm};
-use super::{apply, end_to_end, eventually, kubectl, pod, wait_conditions};
+use super::{apply, eventually, kubectl, pod, wait_conditions};
 use crate::bed::{Cluster, Gateway};
+use crate::testkit::environment::{STOP_LIMIT, june, simulator};
 
 #[tokio::test]
 async fn a_namespace_admin_can_install_an_operator_for_it() -> Result<()> {
@@ -66,14 +67,15 @@ async fn a_namespace_admin_can_install_an_operator_for_it() -> Result<()> {
     ann.run(&install).await?;
 
     let complete = ["True/Complete", "True/Complete", "", ""];
-    let simulator = end_to_end::simulator().await?;
+    let simulator = simulator().await?;
     gateway.create_bucket(&namespace).await?;
-    for document in &end_to_end::documents(&namespace, &namespace, gateway, &simulator) {
+    let export = june(&simulator, &namespace, &namespace, gateway);
+    for document in &export.documents() {
         apply(cluster, document).await?;
     }
     let process = pod::start(cluster, &namespace).await?;
     wait_conditions(cluster, &namespace, "june", complete).await?;
-    pod::stop(process).await?;
+    ensure!(process.stop(STOP_LIMIT).await?, "it did not stop well");
     ann.run(&["uninstall", "eventexport", "-n", &namespace]).await?;
     wait_conditions(cluster, &namespace, "june", complete).await?;
     Ok(())

@@ -5,7 +5,7 @@ use std::process::Command as Process;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::end_to_end::EndToEndFixture;
+use super::end_to_end;
 use super::{apply, ensure_contains, patch, wait_conditions};
 
 fn openssl(args: &[&str]) -> Result<Vec<u8>> {
@@ -27,13 +27,13 @@ fn message(object: &Value, kind: &str) -> String {
 
 #[tokio::test]
 async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<()> {
-    let fixture = EndToEndFixture::start("signing", &[]).await?;
+    let (fixture, _operator) = end_to_end::start("signing", &[]).await?;
     let (cluster, namespace) = (fixture.cluster, fixture.namespace.as_str());
     let wanted = json!({ "spec": {
         "dateRange": { "start": "2018-06-04", "end": "2018-06-07" },
         "manifest": { "signingKeySecretRef": { "name": "signing" } },
     }});
-    fixture.wait_complete().await?;
+    fixture.wait_complete("june").await?;
     patch(cluster, namespace, "june", &wanted).await?;
     let waits = [
         "False/SigningKeyInvalid",
@@ -53,12 +53,8 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
         &[secret, "Secret signing", "openssl genpkey"],
     )?;
 
-    let secret = |value: &str| {
-        json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": "signing" },
-            "stringData": { "signingKey": value },
-        })
-    };
+    let secret =
+        |value: &str| crate::testkit::manifest::secret(namespace, "signing", &json!({ "signingKey": value }));
     apply(cluster, &secret("hunter2")).await?;
     let stalled_message = async || {
         let object = super::get(cluster, namespace, "june").await?;
@@ -79,10 +75,10 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
     openssl(&["genpkey", "-algorithm", "ed25519", "-out", &path("key")])?;
     openssl(&["pkey", "-in", &path("key"), "-pubout", "-out", &path("public")])?;
     apply(cluster, &secret(&std::fs::read_to_string(path("key"))?)).await?;
-    fixture.wait_complete().await?;
+    fixture.wait_complete("june").await?;
 
     // The first manifest keeps the first statement; the second, with another range, is signed.
-    let manifests = fixture.folder().join("scope=space/_manifests");
+    let manifests = fixture.stored().join("scope=space/_manifests");
     let name = |name: &str| manifests.join(name).display().to_string();
     ensure!(!manifests.join("00000001.json.sig").exists());
     let (manifest, signature) = (name("00000002.json"), name("00000002.json.sig"));

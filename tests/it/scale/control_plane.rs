@@ -7,7 +7,6 @@ use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::bucket::PagedBucket;
 use super::fixture::{ExportParams, LoadFixture, ProcessUsage};
 use super::operator::{MeasuredOperator, ScrapedMetrics};
 use super::results::{LoadResults, counts, setting};
@@ -134,7 +133,7 @@ fn namespace(number: usize) -> String {
 
 async fn measure(results: &mut LoadResults, count: usize, state: LoadState) -> Result<()> {
     let fixture = LoadFixture::start(&["--retention", "30", "--events-per-day", "50"]).await?;
-    let _bucket = PagedBucket::create(&fixture.gateway, BUCKET, false).await?;
+    fixture.gateway.create_bucket(BUCKET).await?;
     for number in 0..NAMESPACES {
         fixture.namespace(&namespace(number)).await?;
     }
@@ -213,7 +212,7 @@ async fn measure(results: &mut LoadResults, count: usize, state: LoadState) -> R
             first_action(&load, "beside").await?,
         );
     }
-    ensure!(operator.stop().await?.success(), "it did not stop well");
+    ensure!(operator.stop().await?, "it did not stop well");
     restart(&mut add, &load, state, count, empty).await?;
 
     // Each list reuses the memory that the previous one left, so from the second on only objects grow.
@@ -267,7 +266,7 @@ async fn first_action(load: &LoadSpec, name: &str) -> Result<f64> {
     for round in 0..ROUNDS {
         let name = format!("{name}-{round}");
         let manifest = load.manifest(&name, &name);
-        let opened = load.fixture.service.ledger().await?.opened;
+        let opened = load.fixture.ledger().await?.opened;
         let began = Instant::now();
         load.fixture.create(vec![(namespace(round), manifest)]).await?;
         opened_after(load, opened, began).await?;
@@ -280,7 +279,7 @@ async fn first_action(load: &LoadSpec, name: &str) -> Result<f64> {
 }
 
 async fn opened_after(load: &LoadSpec, opened: u64, began: Instant) -> Result<()> {
-    while load.fixture.service.ledger().await?.opened <= opened {
+    while load.fixture.ledger().await?.opened <= opened {
         ensure!(began.elapsed() < TIMEOUT, "no session is opened");
         sleep(Duration::from_millis(10)).await;
     }
@@ -299,7 +298,7 @@ async fn restart(
     let mut manifest = load.manifest("urgent", "urgent");
     manifest["spec"]["suspend"] = false.into();
     load.fixture.create(vec![(namespace(0), manifest)]).await?;
-    let opened = load.fixture.service.ledger().await?.opened;
+    let opened = load.fixture.ledger().await?.opened;
     let operator = MeasuredOperator::start(&load.fixture, "second.log", &LEASE_FLAGS).await?;
     opened_after(load, opened, operator.started).await?;
     add(
@@ -344,7 +343,7 @@ async fn restart(
     add("rss_per_resource", "KiB", (rest - empty.rss_kib) / count as f64);
     sleep(MEMORY_RELEASE_TIME).await;
     add("rss_given_back", "KiB", operator.usage()?.rss_kib);
-    ensure!(operator.stop().await?.success(), "it did not stop well");
+    ensure!(operator.stop().await?, "it did not stop well");
     Ok(())
 }
 

@@ -1,24 +1,19 @@
 //! Fixture of the load tests: a cluster, a store and a service, namespaces with their Secrets, and any number of
 //! resources.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use eventexport::api::EventExport;
-use eventexport::simulator::{DEFAULT_API_KEY, Ledger};
+use eventexport::simulator::Ledger;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 
-use crate::bed::{Cluster, Gateway, http_client};
+use crate::bed::{Cluster, Gateway};
+use crate::testkit::command::SimulatorProcess;
+use crate::testkit::manifest::{Manifest, bucket_keys, secret, tracker_keys};
 
 /// Concurrent requests to the API server.
 const CONCURRENCY: usize = 32;
@@ -30,66 +25,17 @@ pub(super) struct LoadFixture {
     pub(super) cluster: Cluster,
     pub(super) gateway: Gateway,
     pub(super) client: Client,
-    pub(super) service: SimulatorService,
+    pub(super) service: SimulatorProcess,
     pub(super) folder: tempfile::TempDir,
 }
 
-/// Simulated service as a separate process, so that its cost is not ours.
-pub(super) struct SimulatorService {
-    pub(super) url: String,
-    /// Killed when dropped.
-    _process: Child,
-}
-
-/// Returns the measured program: the release build if named, otherwise the one built with the tests.
-pub(super) fn program() -> PathBuf {
-    std::env::var_os("EVENTEXPORT_PROGRAM")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_eventexport")), PathBuf::from)
-}
-
-impl SimulatorService {
-    pub(super) async fn start(args: &[&str]) -> Result<Self> {
-        let mut process = Command::new(program())
-            .args(["simulate", "--listen", "127.0.0.1:0", "--weekends"])
-            .args(args)
-            .env("EVENTEXPORT_LOG", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let out = process.stdout.take().context("it has no standard output")?;
-        let mut lines = BufReader::new(out).lines();
-        let url = lines.next_line().await?.context("the simulator ended")?;
-        // Later output must not fill the pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self {
-            url: url.trim_end_matches('/').to_owned(),
-            _process: process,
-        })
-    }
-
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let url = format!("{}/simulator/{path}", self.url);
-        let answer = http_client()?.get(url).timeout(Duration::from_secs(30)).send();
-        Ok(answer.await?.error_for_status()?.json().await?)
-    }
-
-    pub(super) async fn ledger(&self) -> Result<Ledger> {
-        self.get("ledger").await
-    }
-
-    pub(super) async fn sessions(&self) -> Result<Value> {
-        self.get("sessions").await
-    }
-
-    pub(super) async fn admin(&self, method: reqwest::Method, path: &str, body: &Value) -> Result<Value> {
-        let url = format!("{}/simulator/{path}", self.url);
-        let answer = http_client()?.request(method, url).json(body).send().await?;
-        Ok(answer.error_for_status()?.json().await?)
-    }
-}
-
 impl LoadFixture {
+    /// Returns what the service has seen so far.
+    pub(super) async fn ledger(&self) -> Result<Ledger> {
+        let ledger = self.service.admin(reqwest::Method::GET, "ledger", &Value::Null);
+        Ok(serde_json::from_value(ledger.await?)?)
+    }
+
     pub(super) async fn start(service: &[&str]) -> Result<Self> {
         let (cluster, gateway) = (Cluster::start().await?, Gateway::start().await?);
         let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
@@ -98,7 +44,7 @@ impl LoadFixture {
             client: Client::try_from(config)?,
             cluster,
             gateway,
-            service: SimulatorService::start(service).await?,
+            service: SimulatorProcess::start(&[&["--weekends"], service].concat()).await,
             folder: tempfile::tempdir()?,
         })
     }
@@ -110,12 +56,11 @@ impl LoadFixture {
         Api::<Namespace>::all(self.client.clone())
             .create(&params, &serde_json::from_value(namespace)?)
             .await?;
-        let (key, hidden) = (self.gateway.access_key(), self.gateway.secret_key());
-        for (secret, data) in [
-            ("tracker", json!({ "apiKey": DEFAULT_API_KEY })),
-            ("bucket", json!({ "accessKeyId": key, "secretAccessKey": hidden })),
+        for (name_of_secret, data) in [
+            ("tracker", tracker_keys()),
+            ("bucket", bucket_keys(&self.gateway)),
         ] {
-            let secret = json!({ "metadata": { "name": secret }, "stringData": data });
+            let secret = secret(name, name_of_secret, &data);
             Api::<Secret>::namespaced(self.client.clone(), name)
                 .create(&params, &serde_json::from_value(secret)?)
                 .await?;
@@ -177,28 +122,13 @@ pub(super) struct ExportParams<'a> {
 
 impl ExportParams<'_> {
     pub(super) fn manifest(&self) -> Value {
-        let mut range = json!({ "start": self.start });
-        if let Some(end) = self.end {
-            range["end"] = end.into();
-        }
-        json!({
-            "apiVersion": "eventexport.io/v1alpha1",
-            "kind": "EventExport",
-            "metadata": { "name": self.name },
-            "spec": {
-                "space": self.space,
-                "dateRange": range,
-                "source": {
-                    "endpoint": self.source, "uaaEndpoint": self.source,
-                    "credentialsSecretRef": { "name": "tracker" },
-                },
-                "destination": { "s3": {
-                    "bucket": self.bucket, "prefix": self.prefix, "endpoint": self.store,
-                    "credentialsSecretRef": { "name": "bucket" },
-                }},
-                "suspend": self.suspend,
-            },
-        })
+        Manifest::new(self.name, self.source)
+            .set("space", self.space)
+            .days(self.start, self.end.unwrap_or_default())
+            .uaa()
+            .bucket(self.bucket, self.prefix, self.store)
+            .set("suspend", self.suspend)
+            .export()
     }
 }
 

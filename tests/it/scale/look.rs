@@ -1,6 +1,7 @@
 //! Cost of a look at an archive: requests and peak memory of `plan`, with ten years of windows in an S3 server in memory.
 //! The table is in `docs/requests.md`: `UPDATE_DOCS=1 cargo test --test it scale::look`.
 
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::testkit::engine::export_spec;
+use crate::testkit::manifest::Manifest;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use eventexport::api::{Scope, SettingNames};
 use eventexport::archive::counts::Verdict;
 use eventexport::archive::layout::{ArchiveRoot, Key};
 use eventexport::archive::listing::Journal;
@@ -25,10 +27,9 @@ use eventexport::archive::records::{self, ArchiveRecord as _, ObjectRecord, Rang
 use eventexport::archive::window::Window;
 use eventexport::export::manifest::periods::periods;
 use eventexport::export::manifest::statement::build_statement;
-use eventexport::export::shard::Shard;
 use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use jiff::civil::{Date, date};
-use jiff::{SignedDuration, Timestamp, ToSpan as _};
+use jiff::{Timestamp, ToSpan as _};
 use tokio::process::Command;
 
 const SPACE: &str = "c1";
@@ -150,40 +151,29 @@ impl Archive {
     fn export(&self) -> ExportSpec {
         ExportSpec {
             name: "audit".to_owned(),
-            space: SPACE.to_owned(),
-            scope: Scope::Space,
-            start: FIRST,
-            end: (!self.continuous).then(|| self.last()),
             hour: (self.windows == Windows::OneHour).then_some(HOUR),
             source: SOURCE.to_owned(),
             root: ArchiveRoot::new("t", SPACE, "space"),
-            shard: Shard::SINGLE,
-            parallelism: 4,
-            settle_after: SignedDuration::from_hours(6),
-            accepted_gaps: Vec::new(),
             holder: "one".to_owned(),
-            holder_epoch: None,
-            single_writer: false,
             retry_policy: RetryPolicy::Forever,
-            setting_names: SettingNames::default(),
+            ..export_spec(FIRST, (!self.continuous).then(|| self.last()))
         }
     }
 
     fn manifest(&self) -> String {
-        let mut end = if self.continuous {
+        let end = if self.continuous {
             String::new()
         } else {
-            format!(", end: {}", self.last())
+            self.last().to_string()
         };
-        if self.windows == Windows::OneHour {
-            let _ = write!(end, ", hour: {HOUR}");
+        let manifest = Manifest::new("audit", SOURCE)
+            .days(&FIRST.to_string(), &end)
+            .set("space", SPACE)
+            .set("destination.s3", json!({ "bucket": "audit", "prefix": "t" }));
+        match self.windows {
+            Windows::OneHour => manifest.set("dateRange.hour", HOUR).text(),
+            _ => manifest.text(),
         }
-        format!(
-            "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: audit}}\nspec:\n  \
-             space: {SPACE}\n  dateRange: {{start: {FIRST}{end}}}\n  \
-             source: {{endpoint: '{SOURCE}', credentialsSecretRef: {{name: tracker}}}}\n  \
-             destination: {{s3: {{bucket: audit, prefix: t}}}}\n"
-        )
     }
 
     fn store(&self) -> MemoryStore {

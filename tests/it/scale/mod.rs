@@ -10,7 +10,6 @@
     clippy::cast_precision_loss
 )]
 
-mod bucket;
 mod control_plane;
 mod fixture;
 mod flux;

@@ -1,100 +1,50 @@
 //! One operator process for the whole cluster, and its metrics.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
-use tokio::process::{Child, Command};
+use anyhow::{Result, ensure};
 
-use super::fixture::{LoadFixture, ProcessUsage, program};
-use crate::bed::http_client;
+use super::fixture::{LoadFixture, ProcessUsage};
+use crate::testkit::operator::OperatorCommand;
+use crate::testkit::process::Process;
 
 /// Generous, because a machine that also compiles is slow.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub(super) struct MeasuredOperator {
-    child: Child,
-    pub(super) id: u32,
-    address: String,
-    log: PathBuf,
+    process: Arc<Process>,
     pub(super) started: Instant,
 }
 
 impl MeasuredOperator {
     /// Starts it with additional arguments. Its log goes to a file of that name.
     pub(super) async fn start(fixture: &LoadFixture, log: &str, args: &[&str]) -> Result<Self> {
-        let path = fixture.folder.path().join(log);
-        let file = File::create(&path)?;
-        let started = Instant::now();
-        let child = Command::new(program())
-            .args([
-                "operator",
-                "--cluster-id",
-                "bench",
-                "--lease-namespace",
-                "default",
-            ])
-            .args(["--allow-host", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"])
-            .args(["--log-format", "json", "--kubeconfig"])
-            .arg(fixture.cluster.kubeconfig_path())
+        let process = OperatorCommand::new(&fixture.cluster)
+            .args(&["--cluster-id", "bench", "--lease-namespace", "default"])
             .args(args)
             .env("EVENTEXPORT_LOG", "warn,eventexport::cli::operator=info")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .kill_on_drop(true)
-            .spawn()?;
-        let id = child.id().context("it ended at once")?;
-        let mut operator = Self {
-            child,
-            id,
-            address: String::new(),
-            log: path.clone(),
-            started,
-        };
-        loop {
-            let text = std::fs::read_to_string(&path)?;
-            let mut lines = text
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            if let Some(address) = lines.find_map(|line| line["address"].as_str().map(str::to_owned)) {
-                operator.address = address;
-                return Ok(operator);
-            }
-            ensure!(started.elapsed() < START_LIMIT, "it does not start:\n{text}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Returns the end of its log.
-    fn log_tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+            .spawn(&fixture.folder.path().join(log))?;
+        process.ready().await?;
+        Ok(Self {
+            started: process.started,
+            process,
+        })
     }
 
     pub(super) fn usage(&self) -> Result<ProcessUsage> {
-        ProcessUsage::of(self.id)
+        ProcessUsage::of(self.process.id)
     }
 
     /// Scrapes its metrics.
     pub(super) async fn scrape(&self) -> Result<ScrapedMetrics> {
-        let answer = http_client()?
-            .get(format!("http://{}/metrics", self.address))
-            .timeout(Duration::from_mins(1))
-            .send()
-            .await
-            .with_context(|| format!("the operator said:\n{}", self.log_tail()))?;
-        Ok(ScrapedMetrics(answer.text().await?))
+        Ok(ScrapedMetrics(self.process.metrics().await?))
     }
 
     pub(super) async fn leads(&self) -> Result<()> {
         let start = Instant::now();
-        while self.scrape().await?.sum_of("eventexport_leader") < 1.0 {
+        while !self.process.leads().await {
             ensure!(start.elapsed() < START_LIMIT, "it does not lead");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -102,28 +52,26 @@ impl MeasuredOperator {
     }
 
     pub(super) async fn leads_now(&self) -> bool {
-        let metrics = self.scrape().await;
-        metrics.is_ok_and(|metrics| metrics.sum_of("eventexport_leader") > 0.0)
+        self.process.leads().await
     }
 
     /// True if it exited by itself.
-    pub(super) fn has_ended(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_some())
+    pub(super) async fn has_ended(&self) -> Result<bool> {
+        Ok(!self.process.is_running().await?)
     }
 
     /// Kills it, as `kill -9` does; returns true if it had exited before.
-    pub(super) async fn kill(mut self) -> Result<bool> {
-        let ended = self.child.try_wait()?.is_some();
-        self.child.kill().await?;
+    pub(super) async fn kill(self) -> Result<bool> {
+        let ended = self.has_ended().await?;
+        if !ended {
+            self.process.kill().await?;
+        }
         Ok(ended)
     }
 
-    /// Stops it, as a rollout does: it releases its lease.
-    pub(super) async fn stop(mut self) -> Result<ExitStatus> {
-        let id = self.id.to_string();
-        let status = Command::new("kill").arg(&id).status().await?;
-        ensure!(status.success(), "kill: {status}");
-        Ok(self.child.wait().await?)
+    /// Stops it, as a rollout does: it releases its lease. Returns true if it exits successfully.
+    pub(super) async fn stop(self) -> Result<bool> {
+        self.process.stop(START_LIMIT).await
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,14 +10,15 @@ use eventexport::simulator::DEFAULT_API_KEY;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Command;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bed::{Cluster, Gateway, http_client};
 use crate::malicious_peers::certificate::ForgingPeer;
-use crate::operator::end_to_end::{SPACE, simulator};
 use crate::operator::traces::collector;
 use crate::operator::{apply, condition, eventually, get, kubectl};
+use crate::testkit::environment::simulator;
+use crate::testkit::manifest::{self, Manifest, SPACE};
+use crate::testkit::operator::OperatorCommand;
 
 /// Part of each secret of this test, and of nothing else.
 const SECRET_MARKER: &str = "hush";
@@ -173,22 +173,19 @@ fn files(folder: &Path, found: &mut BTreeMap<String, String>) {
 }
 
 fn export(namespace: &str, name: &str, tracker: &str, store: &str, bucket: &str) -> Value {
-    json!({
-        "apiVersion": "eventexport.io/v1alpha1",
-        "kind": "EventExport",
-        "metadata": { "namespace": namespace, "name": name },
-        "spec": {
-            "space": SPACE,
-            "dateRange": { "start": "2018-06-04", "end": "2018-06-04" },
-            "source": {
-                "endpoint": tracker, "uaaEndpoint": tracker,
-                "credentialsSecretRef": { "name": if bucket == "good-bucket" { "malicious" } else { "good" } },
-            },
-            "destination": { "s3": {
-                "bucket": namespace, "prefix": name, "endpoint": store, "credentialsSecretRef": { "name": bucket },
-            }},
-        },
-    })
+    let keys = if bucket == "good-bucket" {
+        "malicious"
+    } else {
+        "good"
+    };
+    Manifest::new(name, tracker)
+        .namespace(namespace)
+        .days("2018-06-04", "2018-06-04")
+        .uaa()
+        .set("source.credentialsSecretRef.name", keys)
+        .bucket(namespace, name, store)
+        .set("destination.s3.credentialsSecretRef.name", bucket)
+        .export()
 }
 
 #[tokio::test]
@@ -210,7 +207,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         }
     }));
     let forging = ForgingPeer::start().await;
-    let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": name }, "stringData": data });
+    let secret = |name: &str, data: Value| manifest::secret(&namespace, name, &data);
     let key = format!("{SECRET_MARKER}-api-key+\"&/");
     for document in [
         secret("malicious", json!({ "apiKey": key })),
@@ -260,32 +257,14 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
     let (otlp, received, _collecting) = collector().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let port = "127.0.0.1:0";
-    let mut operator = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-        .args([
-            "operator",
-            "--namespace",
-            &namespace,
-            "--lease-namespace",
-            &namespace,
-        ])
-        .args([
-            "--allow-host",
-            "127.0.0.1",
-            "--metrics-listen",
-            port,
-            "--otlp-endpoint",
-            &otlp,
-        ])
-        .arg("--kubeconfig")
-        .arg(cluster.kubeconfig_path())
+    let operator = OperatorCommand::new(cluster)
+        .text_logs()
+        .namespace(&namespace)
+        .args(&["--otlp-endpoint", &otlp])
         .env("EVENTEXPORT_LOG", "trace")
-        .stdin(Stdio::null())
-        .stderr(std::fs::File::create(&log).unwrap())
-        .kill_on_drop(true)
-        .spawn()
+        .spawn(&log)
         .unwrap();
-    let process = Path::new("/proc").join(operator.id().unwrap().to_string());
+    let process = Path::new("/proc").join(operator.id.to_string());
     let mut visible = BTreeMap::new();
     for mode in at_service.into_iter().chain(at_store).chain(by_certificate) {
         eventually(&format!("{mode} is said to fail"), async || {
@@ -323,8 +302,7 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         let bytes = std::fs::read(process.join(name)).unwrap();
         visible.insert(name.to_owned(), String::from_utf8_lossy(&bytes).into_owned());
     }
-    operator.start_kill().unwrap();
-    operator.wait().await.unwrap();
+    operator.kill().await.unwrap();
     visible.insert("traces".to_owned(), format!("{:?}", received.spans()));
     let log_text = std::fs::read_to_string(&log).unwrap();
     assert!(log_text.contains("TRACE"), "everything is logged");

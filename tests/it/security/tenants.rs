@@ -2,14 +2,13 @@
 //! reveal data of the other.
 
 use std::fs;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use crate::bed::Cluster;
-use crate::operator::end_to_end::SPACE;
 use crate::operator::{apply, get, kubectl, wait_conditions};
+use crate::testkit::manifest::Manifest;
+use crate::testkit::operator::OperatorCommand;
 
 /// Part of each Secret of this test.
 const SECRET_MARKER: &str = "hush";
@@ -22,23 +21,21 @@ fn secret(namespace: &str, name: &str, data: &Value) -> Value {
 }
 
 fn export(name: &str, source: &Value, destination: &Value) -> Value {
-    let mut object = json!({
-        "apiVersion": "eventexport.io/v1alpha1",
-        "kind": "EventExport",
-        "metadata": { "namespace": "mine", "name": name },
-        "spec": {
-            "space": SPACE,
-            "dateRange": { "start": "2018-06-04", "end": "2018-06-04" },
-            "source": { "endpoint": "http://127.0.0.1:1" },
-            "destination": { "s3": { "bucket": "audit", "endpoint": "http://127.0.0.1:1" } },
-        },
-    });
-    for (part, more) in [("/spec/source", source), ("/spec/destination/s3", destination)] {
+    let nowhere = "http://127.0.0.1:1";
+    let mut export = Manifest::new(name, nowhere)
+        .namespace("mine")
+        .days("2018-06-04", "2018-06-04")
+        .set("source", json!({ "endpoint": nowhere }))
+        .set(
+            "destination.s3",
+            json!({ "bucket": "audit", "endpoint": nowhere }),
+        );
+    for (part, more) in [("source", source), ("destination.s3", destination)] {
         for (field, value) in more.as_object().into_iter().flatten() {
-            object.pointer_mut(part).unwrap()[field] = value.clone();
+            export = export.set(&format!("{part}.{field}"), value.clone());
         }
     }
-    object
+    export.export()
 }
 
 fn one_line_key() -> String {
@@ -153,23 +150,14 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let mut operator = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-        .args([
-            "operator",
-            "--lease-namespace",
-            "eventexport-system",
-            "--allow-host",
-            "127.0.0.1",
-        ])
-        .args(["--metrics-listen", "127.0.0.1:0", "--kubeconfig"])
-        .arg(&kubeconfig)
+    let operator = OperatorCommand::new(&cluster)
+        .text_logs()
+        .kubeconfig(&kubeconfig)
+        .args(&["--lease-namespace", "eventexport-system"])
         .env("EVENTEXPORT_LOG", "trace")
         .env("AWS_ACCESS_KEY_ID", "AKIAOPERATOR")
         .env("AWS_SECRET_ACCESS_KEY", "operators-own")
-        .stdin(Stdio::null())
-        .stderr(fs::File::create(&log).unwrap())
-        .kill_on_drop(true)
-        .spawn()
+        .spawn(&log)
         .unwrap();
 
     let mut revealed = String::new();
@@ -215,8 +203,7 @@ async fn a_tenant_cannot_read_or_probe_secrets_of_another_namespace() {
         .unwrap(),
     );
     assert!(get(&cluster, "mine", "trick").await.unwrap().is_none());
-    operator.start_kill().unwrap();
-    operator.wait().await.unwrap();
+    operator.kill().await.unwrap();
     revealed.push_str(&fs::read_to_string(&log).unwrap());
     let own = fs::read_to_string(&kubeconfig).unwrap();
     let own: Value = serde_json::from_str(&own).unwrap();

@@ -9,7 +9,6 @@ use eventexport::simulator::{Effect, Fault, RequestKind, Simulator};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use super::cases::base;
 use super::fixture::{ChangeFixture, LONG_LEASE, service_settings};
 use super::invariants;
 use super::phases::LifecyclePhase;
@@ -64,18 +63,7 @@ impl FakeClock {
 }
 
 async fn export(fixture: &ChangeFixture, simulator: &Simulator, change: &Value) -> Result<()> {
-    let url = simulator.url().as_str().trim_end_matches('/').to_owned();
-    let mut spec = base(fixture.days);
-    let own = json!({
-        "space": NAME,
-        "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": "tracker" } },
-        "destination": { "s3": {
-            "bucket": fixture.namespace(), "prefix": NAME, "endpoint": fixture.operators.store.endpoint(),
-            "credentialsSecretRef": { "name": "bucket" },
-        }},
-    });
-    super::merge(&mut spec, &own);
-    super::merge(&mut spec, change);
+    let spec = fixture.spec(NAME, simulator, change);
     fixture.create(NAME, &spec).await.map(drop)
 }
 

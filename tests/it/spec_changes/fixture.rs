@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use aws_sdk_s3::Client as S3;
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use eventexport::api::EventExport;
-use eventexport::simulator::{DEFAULT_PASSWORD, DEFAULT_PERSON, Settings};
+use eventexport::simulator::{DEFAULT_PASSWORD, DEFAULT_PERSON, Settings, Simulator};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -19,9 +19,11 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::cases::base;
 use super::phases::RelativeDays;
 use crate::bed::{Cluster, Gateway};
 use crate::operator::process::{OperatorFixture, OperatorProcess};
+use crate::testkit::manifest::Manifest;
 
 /// Very generous, because very many resources are active at once, on a machine that also compiles.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
@@ -138,6 +140,18 @@ impl ChangeFixture {
         self.operators
             .operator(&[&LONG_LEASE[..], args].concat(), &[])
             .await
+    }
+
+    /// Returns the spec of a case with its own service, space and prefix; `change` is merged into it.
+    pub(super) fn spec(&self, name: &str, service: &Simulator, change: &Value) -> Value {
+        let own = Manifest::new(name, service.url().as_str())
+            .set("space", name)
+            .uaa()
+            .bucket(self.namespace(), name, &self.operators.store.endpoint());
+        let mut spec = own.spec();
+        super::merge(&mut spec, &base(self.days));
+        super::merge(&mut spec, change);
+        spec
     }
 
     pub(super) async fn create(&self, name: &str, spec: &Value) -> Result<Value> {

@@ -5,7 +5,6 @@ use eventexport::simulator::{Effect, Fault, RequestKind, Simulator};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use super::cases::base;
 use super::fixture::{ChangeFixture, service_settings};
 use super::invariants;
 use super::phases::LifecyclePhase;
@@ -26,20 +25,8 @@ async fn slow_service() -> Result<Simulator> {
 }
 
 fn spec(fixture: &ChangeFixture, name: &str, bucket: &str, simulator: &Simulator) -> Value {
-    let url = simulator.url().as_str().trim_end_matches('/').to_owned();
-    let mut spec = base(fixture.days);
-    super::merge(
-        &mut spec,
-        &json!({
-            "space": name,
-            "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": "tracker" } },
-            "destination": { "s3": {
-                "bucket": bucket, "prefix": name, "endpoint": fixture.operators.store.endpoint(),
-                "credentialsSecretRef": { "name": "bucket" },
-            }},
-        }),
-    );
-    spec
+    let bucket = json!({ "destination": { "s3": { "bucket": bucket } } });
+    fixture.spec(name, simulator, &bucket)
 }
 
 async fn wait_transferring(fixture: &ChangeFixture, name: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use eventexport::simulator::{DEFAULT_API_KEY, Effect, Fault, RequestKind, Simula
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use super::cases::{CaseContext, ChangeCase, Expectation, ResourceChange, base};
+use super::cases::{CaseContext, ChangeCase, Expectation, ResourceChange};
 use super::fixture::{ChangeFixture, other_credentials, service_settings};
 use super::phases::{LifecyclePhase, is_at_rest};
 use super::{invariants, merge};
@@ -46,17 +46,8 @@ impl<'a> ChangeCaseRunner<'a> {
         let simulator = Simulator::start(service_settings()).await?;
         let service = simulator.url().as_str();
         let other_endpoint = Proxy::start(ProxiedPeer::Tracker, service, &Rules::new()).await?;
-        let url = simulator.url().as_str().trim_end_matches('/').to_owned();
-        let mut spec = base(fixture.days);
-        let own = json!({
-            "space": name,
-            "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": format!("own-{name}") } },
-            "destination": { "s3": {
-                "bucket": fixture.namespace(), "prefix": name, "endpoint": fixture.operators.store.endpoint(),
-                "credentialsSecretRef": { "name": "bucket" },
-            }},
-        });
-        merge(&mut spec, &own);
+        let own = json!({ "source": { "credentialsSecretRef": { "name": format!("own-{name}") } } });
+        let mut spec = fixture.spec(&name, &simulator, &own);
         merge(&mut spec, &phase.spec(fixture.days));
         let mut runner = Self {
             fixture,

@@ -6,7 +6,6 @@ use eventexport::simulator::Simulator;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::cases::base;
 use super::fixture::{ChangeFixture, service_settings};
 use super::invariants;
 use super::phases::LifecyclePhase;
@@ -21,17 +20,9 @@ struct WriterFixture {
 impl WriterFixture {
     /// Returns the manifest; `change` is merged into its spec.
     fn manifest(&self, change: &Value) -> Value {
-        let url = self.simulator.url().as_str().trim_end_matches('/').to_owned();
-        let mut spec = base(self.fixture.days);
-        let own = json!({
-            "space": NAME, "parallelism": null,
-            "source": { "endpoint": url, "uaaEndpoint": url, "credentialsSecretRef": { "name": "tracker" } },
-            "destination": { "s3": {
-                "bucket": self.fixture.namespace(), "prefix": NAME, "endpoint": self.fixture.operators.store.endpoint(),
-                "credentialsSecretRef": { "name": "bucket" },
-            }},
-        });
-        super::merge(&mut spec, &own);
+        let mut spec = self
+            .fixture
+            .spec(NAME, &self.simulator, &json!({ "parallelism": null }));
         super::merge(&mut spec, change);
         json!({
             "apiVersion": "eventexport.io/v1alpha1", "kind": "EventExport",

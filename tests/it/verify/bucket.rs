@@ -5,9 +5,10 @@ use std::fs;
 use bytes::Bytes;
 use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, S3Store, Store};
 
-use super::fixture::{ArchiveFixture, SPACE, VerifyOutput, simulator, text};
+use super::fixture::{ArchiveFixture, SPACE, simulator, text};
 use crate::bed::Gateway;
 use crate::testkit::bucket::{fresh_bucket, gateway_settings};
+use crate::testkit::command::CommandOutput;
 
 struct ArchiveBucket {
     gateway: &'static Gateway,
@@ -47,7 +48,7 @@ impl ArchiveBucket {
         ]
     }
 
-    async fn verify(&self, fixture: &ArchiveFixture, more: &[&str]) -> VerifyOutput {
+    async fn verify(&self, fixture: &ArchiveFixture, more: &[&str]) -> CommandOutput {
         let (place, endpoint) = (format!("s3://{}/t", self.name), self.gateway.endpoint());
         let public = fixture.key("public");
         let mut arguments = vec!["verify", &place, "--s3-endpoint", &endpoint, "--output", "json"];

@@ -470,10 +470,11 @@ async fn a_short_day_is_no_finding_where_the_gap_is_accepted() {
         .map(|(kind, _)| kind)
         .collect();
     assert_eq!(kinds, ["DayShort", "WindowShort"]);
-    let gaps = "acceptedGaps: [{start: 2018-06-01, end: 2018-06-04, reason: the service lost some}]";
+    let gaps =
+        r#""acceptedGaps":[{"start":"2018-06-01","end":"2018-06-04","reason":"the service lost some"}]"#;
     fs::write(
         &file,
-        spec.replacen("  space: c1\n", &format!("  space: c1\n  {gaps}\n"), 1),
+        spec.replacen(r#""space":"c1""#, &format!(r#""space":"c1",{gaps}"#), 1),
     )
     .unwrap();
     assert_eq!(fixture.program(&arguments, &[]).await.findings(), []);
@@ -485,7 +486,7 @@ async fn missing_windows_and_an_empty_archive_fail_verification() {
     let copy = fixture.copy();
     let file = fs::read_to_string(fixture.file()).unwrap();
     let more = copy.path().join("more.yaml");
-    fs::write(&more, file.replace("end: 2018-06-05", "end: 2018-06-09")).unwrap();
+    fs::write(&more, file.replace("\"2018-06-05\"", "\"2018-06-09\"")).unwrap();
     let arguments = [
         "verify",
         "-f",

@@ -3,17 +3,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use eventexport::simulator::{Settings, Simulator};
-use serde_json::Value;
+use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-/// Maximum time of a command.
-const TIMEOUT: Duration = Duration::from_mins(2);
+use crate::testkit::command::{CommandOutput, isolate, run_command};
+use crate::testkit::manifest::{Manifest, secret};
+use crate::testkit::process::program;
 
 /// Prefix of the space in the archive.
 pub(super) const SPACE: &str = "t/space=c1/scope=space/";
@@ -26,20 +25,7 @@ pub(super) struct ArchiveFixture {
     folder: TempDir,
 }
 
-/// Result of a command.
-#[derive(Debug)]
-pub(super) struct VerifyOutput {
-    pub(super) code: Option<i32>,
-    pub(super) out: String,
-    pub(super) err: String,
-}
-
-impl VerifyOutput {
-    /// Parses the one document on standard output.
-    pub(super) fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
+impl CommandOutput {
     /// Returns kind and key of each finding in order, and whether the verification succeeded.
     pub(super) fn findings(&self) -> Vec<(String, String)> {
         let document = self.json();
@@ -114,25 +100,20 @@ impl ArchiveFixture {
         exports: &[(&str, &str, &str)],
     ) -> String {
         use std::fmt::Write as _;
+        let destination: Value = serde_saphyr::from_str(&format!("{{{destination}}}")).unwrap();
         let mut text = String::new();
         for (scope, start, end) in exports {
-            let _ = write!(
-                text,
-                "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {{name: {}}}\nspec:\n  \
-                 space: c1\n  scope: {scope}\n  dateRange: {{start: {start}, end: {end}}}\n  \
-                 manifest: {{signingKeySecretRef: {{name: signing}}}}\n  \
-                 source: {{endpoint: '{}', credentialsSecretRef: {{name: tracker}}}}\n  \
-                 destination: {{{destination}}}\n---\n",
-                scope.to_lowercase(),
-                simulator.url().as_str().trim_end_matches('/')
-            );
+            let export = Manifest::local(&scope.to_lowercase(), simulator.url().as_str())
+                .set("scope", *scope)
+                .days(start, end)
+                .set("manifest.signingKeySecretRef.name", "signing")
+                .set("destination", destination.clone());
+            let _ = writeln!(text, "{}\n---", export.export());
         }
         let key = fs::read_to_string(self.key("private")).unwrap();
-        let secret = serde_json::json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "signing"}, "stringData": {"signingKey": key}
-        });
-        let _ = writeln!(text, "{secret}");
-        text
+        let mut signing = secret("", "signing", &json!({ "signingKey": key }));
+        signing["metadata"] = json!({ "name": "signing" });
+        text + &signing.to_string()
     }
 
     /// Returns the file of the key: `private`, `public`, or `other` for another public key.
@@ -153,26 +134,18 @@ impl ArchiveFixture {
     }
 
     /// Runs the program.
-    pub(super) async fn program(&self, arguments: &[&str], environment: &[(&str, &str)]) -> VerifyOutput {
-        let running = Command::new(env!("CARGO_BIN_EXE_eventexport"))
+    pub(super) async fn program(&self, arguments: &[&str], environment: &[(&str, &str)]) -> CommandOutput {
+        let mut command = Command::new(program());
+        isolate(&mut command, self.folder.path());
+        command
             .args(arguments)
-            .current_dir(self.folder.path())
-            .env("XDG_STATE_HOME", self.folder.path().join("state"))
-            .env("EVENTEXPORT_API_KEY", "simulated-api-key")
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(TIMEOUT, running).await.unwrap().unwrap();
-        VerifyOutput {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+            .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY)
+            .envs(environment.iter().copied());
+        run_command(command).await
     }
 
     /// Verifies a folder, with the right public key unless `more` names one.
-    pub(super) async fn verify(&self, archive: &Path, more: &[&str]) -> VerifyOutput {
+    pub(super) async fn verify(&self, archive: &Path, more: &[&str]) -> CommandOutput {
         let public = self.key("public");
         let mut arguments = vec!["verify", text(archive), "--output", "json"];
         if !more.contains(&"--public-key") {

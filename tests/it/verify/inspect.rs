@@ -36,7 +36,7 @@ async fn inspect_prints_merged_coverage_and_the_missing_windows_of_a_spec() {
 
     let file = fs::read_to_string(fixture.file()).unwrap();
     let more = copy.path().join("more.yaml");
-    let file = file.replacen("end: 2018-06-05", "end: 2018-06-09", 1);
+    let file = file.replacen("\"2018-06-05\"", "\"2018-06-09\"", 1);
     fs::write(&more, file).unwrap();
     fs::remove_file(
         copy.path()

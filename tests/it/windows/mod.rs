@@ -7,27 +7,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eventexport::api::{Scope, SettingNames};
-use eventexport::archive::layout::ArchiveRoot;
-use eventexport::egress::{Fence, HostPolicy, Peer, RequestLabel, RequestMetrics, Traffic};
+use eventexport::egress::{Fence, Peer, RequestLabel, RequestMetrics, Traffic};
 use eventexport::export::engine::{Engine, Limits, Peers};
 use eventexport::export::manifest::sign::Signing;
-use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
-use eventexport::export::spec::{ExportSpec, RetryPolicy};
-use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::export::spec::ExportSpec;
+use eventexport::simulator::{Settings, Simulator};
 use eventexport::storage::S3Store;
-use eventexport::tracker::{
-    Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource,
-};
+use eventexport::tracker::{TokenCache, Tracker, UaaSource};
+use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bed::Gateway;
-use crate::export::fixture::SPACE;
 use crate::testkit::bucket::{fresh_bucket, s3_settings, sdk};
+use crate::testkit::engine::{export_spec, tracker_config};
 use crate::testkit::proxy::{ProxiedPeer, Proxy, Wire};
 
 /// Requests as they are sent, by peer and operation.
@@ -98,22 +93,8 @@ impl WindowFixture {
             gateway,
             export: ExportSpec {
                 name: "tests/windows".to_owned(),
-                space: SPACE.to_owned(),
-                scope: Scope::Space,
-                start,
-                end: Some(end),
                 hour,
-                source: "http://simulator.invalid".to_owned(),
-                root: ArchiveRoot::new("tracker", SPACE, "space"),
-                shard: Shard::SINGLE,
-                parallelism: 4,
-                settle_after: SignedDuration::from_hours(6),
-                accepted_gaps: Vec::new(),
-                holder: "tests/one".to_owned(),
-                holder_epoch: None,
-                single_writer: false,
-                retry_policy: RetryPolicy::MaxAttempts(4),
-                setting_names: SettingNames::default(),
+                ..export_spec(start, Some(end))
             },
             bucket,
             signing: Signing::Disabled,
@@ -153,21 +134,13 @@ impl WindowFixture {
 
     fn tracker(peers: &PeerAddresses, traffic: Traffic) -> Tracker {
         let endpoint: url::Url = peers.tracker.parse().unwrap();
-        let config = TrackerConfig {
-            endpoint: endpoint.clone(),
-            uaa: if peers.remote {
-                // The named UAA is this one.
-                UaaSource::Endpoint(endpoint)
-            } else {
-                UaaSource::Discover { api: endpoint }
-            },
-            credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
-            ca_pem: peers.tracker_ca.clone().map(String::into_bytes),
-            hosts: HostPolicy::any(),
-            timeouts: Timeouts::default(),
-            retry: RetryConfig::default(),
-            traffic,
-        };
+        let mut config = tracker_config(&endpoint);
+        if peers.remote {
+            // The named UAA is this one.
+            config.uaa = UaaSource::Endpoint(endpoint);
+        }
+        config.ca_pem = peers.tracker_ca.clone().map(String::into_bytes);
+        config.traffic = traffic;
         Tracker::new(config, &TokenCache::new()).unwrap()
     }
 
