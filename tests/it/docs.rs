@@ -125,6 +125,17 @@ pub(crate) fn with_part(text: &str, name: &str, part: &str) -> String {
 }
 
 #[test]
+fn the_example_in_contributing_is_a_test_of_at_most_15_lines() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/CONTRIBUTING.md")).unwrap();
+    let code = include_str!("example.rs");
+    assert!(
+        text.contains(&format!("```rust\n{code}```\n")),
+        "copy tests/it/example.rs"
+    );
+    assert!(code.lines().count() <= 15, "{} lines", code.lines().count());
+}
+
+#[test]
 fn generated_parts_are_up_to_date() {
     let parts = [
         ("docs/cli.md", "help", help(&["run", "plan", "download"])),

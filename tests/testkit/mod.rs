@@ -14,3 +14,13 @@ pub(crate) mod operator;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod quirky_s3;
+
+/// Names for tests.
+pub(crate) mod prelude {
+    pub(crate) use std::time::Duration;
+
+    pub(crate) use anyhow::Result;
+
+    pub(crate) use super::environment::Environment;
+    pub(crate) use super::proxy::{Action, ProxiedPeer, RequestMatcher, Rule, wait_injected};
+}
