@@ -82,7 +82,7 @@ fn archive(folder: &Path) -> PathBuf {
         let ran = Command::new(env!("CARGO_BIN_EXE_eventexport"))
             .args(["run", "--simulate", "-f"])
             .arg(&file)
-            .arg("--to")
+            .arg("--archive")
             .arg(folder.join("export"))
             .arg("--state-dir")
             .arg(folder.join("state"))

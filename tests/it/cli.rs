@@ -101,7 +101,7 @@ async fn the_quickstart_is_stored_once_and_verifies() {
         "-f",
         "examples/quickstart.yaml",
         "--simulate",
-        "--to",
+        "--archive",
         to.to_str().unwrap(),
         "--output",
         "json",
@@ -148,7 +148,16 @@ async fn an_invalid_signing_key_does_not_block_storing_events() {
     fs::write(&file, text).unwrap();
     let to = folder.path().join("export");
     let [file, to] = [&file, &to].map(|path| path.to_str().unwrap());
-    let arguments = ["run", "-f", file, "--simulate", "--to", to, "--output", "json"];
+    let arguments = [
+        "run",
+        "-f",
+        file,
+        "--simulate",
+        "--archive",
+        to,
+        "--output",
+        "json",
+    ];
     let printed = |output: &Output| {
         String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
     };
@@ -197,7 +206,7 @@ async fn a_signal_deletes_the_sessions_and_the_next_run_resumes() {
     simulator.add_preset("trickle").unwrap();
     let manifest = manifest(folder.path(), &simulator);
     let to = folder.path().join("export");
-    let arguments = ["run", "-f", &manifest, "--to", to.to_str().unwrap()];
+    let arguments = ["run", "-f", &manifest, "--archive", to.to_str().unwrap()];
 
     let child = program(folder.path(), &arguments).spawn().unwrap();
     in_transfer(&simulator).await;
@@ -232,7 +241,7 @@ async fn the_run_after_a_kill_cleans_up() {
         "run",
         "-f",
         &manifest,
-        "--to",
+        "--archive",
         to.to_str().unwrap(),
         "--output",
         "json",
@@ -302,7 +311,7 @@ async fn a_plan_opens_no_session_and_counts_the_work() {
         "plan",
         "-f",
         &manifest,
-        "--to",
+        "--archive",
         to.to_str().unwrap(),
         "--output",
         "json",
@@ -317,7 +326,7 @@ async fn a_plan_opens_no_session_and_counts_the_work() {
 
     let ran = run(
         folder.path(),
-        &["run", "-f", &manifest, "--to", to.to_str().unwrap()],
+        &["run", "-f", &manifest, "--archive", to.to_str().unwrap()],
     )
     .await;
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
@@ -355,7 +364,7 @@ async fn shards_together_store_every_day_once() {
             "run",
             "-f",
             &manifest,
-            "--to",
+            "--archive",
             to.to_str().unwrap(),
             "--output",
             "json",
@@ -386,7 +395,7 @@ async fn shards_together_store_every_day_once() {
         "run",
         "-f",
         &manifest,
-        "--to",
+        "--archive",
         to.to_str().unwrap(),
         "--output",
         "json",
@@ -411,7 +420,7 @@ async fn the_replacement_of_a_killed_shard_reuses_its_name_and_leaves_no_session
         "run",
         "-f",
         &manifest,
-        "--to",
+        "--archive",
         to.to_str().unwrap(),
         "--shard",
         "1/2",

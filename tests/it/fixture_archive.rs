@@ -163,7 +163,7 @@ fn an_archive_of_version_0_1_0_is_continued_and_nothing_of_it_changes() {
         .replace("end: 2018-06-07", "end: 2018-06-11");
     fs::write(folder.path().join("third.yaml"), manifest).unwrap();
 
-    let run = ["run", "-f", "third.yaml", "--simulate", "--to", "archive"];
+    let run = ["run", "-f", "third.yaml", "--simulate", "--archive", "archive"];
     let summary = program(folder.path(), &run);
     let totals = &summary["totals"];
     // 7 days exist already, one of them in hours; 2 of the 4 new ones are an empty weekend.

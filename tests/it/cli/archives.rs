@@ -469,11 +469,11 @@ async fn observe(
     manifest: &str,
 ) -> (BTreeMap<&'static str, String>, [i32; 4], i32) {
     let run = async |arguments: &[&str]| {
-        let location = ["-f", manifest, "--to", folder, "--output", "json"];
+        let location = ["-f", manifest, "--archive", folder, "--output", "json"];
         fixture.run(&[arguments, &location].concat()).await
     };
     let plan = run(&["plan"]).await;
-    let status = run(&["status", "--from", case.day, "--to", case.day]).await;
+    let status = run(&["status", "--start", case.day, "--end", case.day]).await;
     let inspect = run(&["inspect"]).await;
     let verify = run(&["verify"]).await;
     let mut states = BTreeMap::new();
@@ -516,7 +516,9 @@ async fn every_command_shows_the_same_state_of_each_archive() {
         &format!("{split}\n"),
         0o644,
     );
-    let base = fixture.run(&["run", "-f", &plain, "--to", "base", "-q"]).await;
+    let base = fixture
+        .run(&["run", "-f", &plain, "--archive", "base", "-q"])
+        .await;
     assert_eq!(base.code, Some(0), "{base:?}");
 
     let cases = cases();

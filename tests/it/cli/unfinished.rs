@@ -41,7 +41,7 @@ async fn a_run_that_lost_the_reply_to_a_create_names_the_session_and_fails() {
     simulator.add_preset("create-reply-lost").unwrap();
     let manifest = manifest(folder.path(), &simulator);
     let to = folder.path().join("export");
-    let arguments = ["run", "-f", &manifest, "--to", to.to_str().unwrap()];
+    let arguments = ["run", "-f", &manifest, "--archive", to.to_str().unwrap()];
     let json = [&arguments[..], &["--output", "json"]].concat();
     for round in 0..2 {
         let output = run(folder.path(), &json).await;
@@ -73,7 +73,7 @@ async fn a_run_after_repeated_kills_names_the_sessions_and_fails() {
         "run",
         "-f",
         &manifest,
-        "--to",
+        "--archive",
         to.to_str().unwrap(),
         "--output",
         "json",
@@ -113,7 +113,7 @@ async fn a_refused_session_is_quoted_and_waited_for_until_the_limit() {
             "run",
             "-f",
             &manifest,
-            "--to",
+            "--archive",
             to.to_str().unwrap(),
             "--wait",
             "3s",

@@ -154,7 +154,7 @@ async fn every_way_to_run_a_manifest_gives_the_same_archive() -> Result<()> {
 
     let folder = fixture.folder.path().join("archive");
     let to = folder.to_str().context("not UTF-8")?;
-    let ran = run(&fixture, &other, &["--to", to]).await?;
+    let ran = run(&fixture, &other, &["--archive", to]).await?;
     ensure!(ran.status.success(), "{ran:?}");
     ensure_same(&operated, &read_folder(&folder)?)?;
 

@@ -119,7 +119,7 @@ impl MemoryFixture {
             .uaa()
             .set("destination.s3", serde_json::json!({ "bucket": "audit" }))
             .write(self.folder.path().join("m.yaml"));
-        self.program(peer, &["run", "-f", "m.yaml", "--to", "archive"])
+        self.program(peer, &["run", "-f", "m.yaml", "--archive", "archive"])
             .await
     }
 

@@ -207,7 +207,7 @@ async fn command_output(command: &str, manifest: &Path) -> (Option<i32>, String)
     }
     // `verify` finds the archive only by the manifest.
     if command != "verify" {
-        program.arg("--to").arg(to);
+        program.arg("--archive").arg(to);
     }
     program
         .stdin(Stdio::null())

@@ -290,7 +290,7 @@ async fn plan(archive: &Archive, url: &str, covered: bool) -> u64 {
             "plan",
             "-f",
             manifest.to_str().unwrap(),
-            "--to",
+            "--archive",
             "s3://audit",
             "--output",
             "json",

@@ -85,7 +85,7 @@ impl ArchiveFixture {
             let file = fixture.folder.path().join(format!("{n}.yaml"));
             let destination = "s3: {bucket: audit, prefix: t}";
             fs::write(&file, fixture.manifest(&simulator, destination, exports)).unwrap();
-            let arguments = ["run", "-f", text(&file), "--to", text(&to)];
+            let arguments = ["run", "-f", text(&file), "--archive", text(&to)];
             let output = fixture.program(&arguments, &[]).await;
             assert_eq!(output.code, Some(0), "{output:?}");
         }

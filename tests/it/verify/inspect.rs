@@ -44,7 +44,7 @@ async fn inspect_prints_merged_coverage_and_the_missing_windows_of_a_spec() {
             .join("_journal/2018-06-04T05.receipt.json"),
     )
     .unwrap();
-    let wanted = root(fixture, &["-f", text(&more), "--to", archive], 1).await;
+    let wanted = root(fixture, &["-f", text(&more), "--archive", archive], 1).await;
     assert_eq!(
         wanted["range"]["missing"],
         json!(["2018-06-04T05", "2018-06-08/2018-06-09"])
@@ -77,11 +77,11 @@ async fn mismatched_counts_and_grown_days_are_shown() {
     fs::write(&file, fixture.manifest(&simulator, destination, &exports)).unwrap();
     let to = folder.path().join("archive");
     let run = fixture
-        .program(&["run", "-f", text(&file), "--to", text(&to)], &[])
+        .program(&["run", "-f", text(&file), "--archive", text(&to)], &[])
         .await;
     assert_eq!(run.code, Some(0), "{run:?}");
 
-    let arguments = ["-f", text(&file), "--to", text(&to), "--ask-service"];
+    let arguments = ["-f", text(&file), "--archive", text(&to), "--ask-service"];
     let seen = root(fixture, &arguments, 0).await;
     let over = &seen["countMismatches"][1];
     assert_eq!(over["window"], "2018-06-05");
