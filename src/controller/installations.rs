@@ -14,11 +14,11 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::election::LeaseTiming;
 use super::kube_error::describe_error;
-use super::registry::WakeUps;
 use super::watch_scope::WatchScope;
 use crate::api::EventExport;
 
@@ -180,7 +180,11 @@ impl LeaseWatch {
 
     /// Lists the Leases again and again, and wakes the exports that another installation serves or selects than before.
     /// Never returns.
-    pub(super) async fn run(mut self, exports: Store<EventExport>, wake_ups: WakeUps) {
+    pub(super) async fn run(
+        mut self,
+        exports: Store<EventExport>,
+        wake_ups: mpsc::Sender<ObjectRef<EventExport>>,
+    ) {
         loop {
             tokio::time::sleep(self.interval).await;
             let Some(before) = self.refresh().await else {
