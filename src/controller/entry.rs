@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
@@ -12,10 +12,10 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{FinishedTask, ObservedTask, ResourceObservation, deleting_since};
-use super::events::RateLimit;
+use super::events::{REFILL_INTERVAL, RateLimit};
 use super::exporter::ExportRunner;
 use super::installations::LeaseName;
-use super::look_request::{LookRequest, requested};
+use super::look_request::{LOOK_INTERVAL, LookRequest, requested};
 use super::secrets_in_use::SecretsInUse;
 use super::status::owned_status;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
@@ -209,10 +209,10 @@ impl ExportEntry {
     /// Takes a request to look now: a running export lists its bucket again, and an idle one starts.
     pub(super) fn take_request(&mut self, object: &EventExport) {
         let Some(value) = requested(object).filter(|_| !object.spec.suspend) else {
-            self.look = None;
             return;
         };
-        if self.look.as_ref().is_some_and(|known| *known.value == *value) {
+        let last = self.look.as_ref();
+        if last.is_some_and(|last| *last.value == *value || last.taken_at.elapsed() < LOOK_INTERVAL) {
             return;
         }
         let mut number = 0;
@@ -228,7 +228,25 @@ impl ExportEntry {
         self.look = Some(Box::new(LookRequest {
             value: value.into(),
             number,
+            taken_at: Instant::now(),
         }));
+    }
+
+    /// Returns the time until a newer request may be taken; `None`: there is none.
+    pub(super) fn look_pause(&self, object: &EventExport) -> Option<Duration> {
+        let last = self.look.as_ref()?;
+        let newer = requested(object).is_some_and(|value| *last.value != *value);
+        newer.then(|| {
+            LOOK_INTERVAL
+                .saturating_sub(last.taken_at.elapsed())
+                .max(Duration::from_secs(1))
+        })
+    }
+
+    /// Returns the time until the status may be restored again; `None`: another writer does not keep changing it.
+    pub(super) fn correction_pause(&self) -> Option<Duration> {
+        let limit = self.written.corrections.as_ref()?;
+        limit.is_empty(Instant::now()).then_some(REFILL_INTERVAL)
     }
 
     /// Returns the input of the decision.

@@ -35,8 +35,20 @@ const GONE_FACTOR: u32 = 4;
 /// Maximum time for a list.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum Leases to read from one list.
-const MAX_LEASES: u32 = 500;
+/// Leases in one response. A Lease may have 1.5 MiB.
+const PAGE_LEASES: u32 = 8;
+
+/// Maximum responses of one list.
+const MAX_PAGES: usize = 64;
+
+/// Maximum Leases of one namespace that are kept.
+const MAX_NAMESPACE_LEASES: usize = 16;
+
+/// Maximum length of a scope in an annotation, in bytes: two lists of namespaces and a selector.
+const MAX_SCOPE_BYTES: usize = 16 * 1024;
+
+/// Pause after a first list that failed.
+const FIRST_LOOK_RETRY: Duration = Duration::from_secs(2);
 
 /// Maximum namespaces listed at the same time.
 const MAX_CONCURRENT_LISTS: usize = 8;
@@ -129,6 +141,10 @@ impl Installations {
         }
     }
 
+    fn others(&self) -> Arc<Vec<Installation>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns the name of this installation's Lease.
     pub(super) fn lease(&self) -> &LeaseName {
         &self.me.lease
@@ -136,7 +152,7 @@ impl Installations {
 
     /// Calls `f` with the installation that serves an export.
     pub(super) fn with_ownership<T>(&self, object: &EventExport, f: impl FnOnce(Ownership<'_>) -> T) -> T {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let others = self.others();
         let namespace = object.namespace().unwrap_or_default();
         f(ownership(&self.me, &others, &namespace, object.labels()))
     }
@@ -155,14 +171,88 @@ impl Installations {
     }
 }
 
+/// Version of a Lease, and the time when it was seen first.
+#[derive(Clone)]
+struct SeenLease {
+    version: String,
+    since: Instant,
+}
+
+/// Leases of other installations, and since when they have not changed. No I/O.
+struct SeenLeases {
+    seen: HashMap<LeaseName, SeenLease>,
+    /// True once the Leases were listed.
+    listed: bool,
+    /// Interval between lists: the duration of a Lease, 15 s by default.
+    interval: Duration,
+}
+
+impl SeenLeases {
+    fn new(interval: Duration) -> Self {
+        Self {
+            seen: HashMap::new(),
+            listed: false,
+            interval,
+        }
+    }
+
+    /// Returns the installations that live, after these lists. A failed list proves nothing: those of `before` that it
+    /// could have shown stay.
+    fn merge(
+        &mut self,
+        own: &LeaseName,
+        before: &[Installation],
+        lists: Vec<(Place, Result<LeaseList, ListFailure>)>,
+        now: Instant,
+    ) -> Vec<Installation> {
+        let first = !std::mem::replace(&mut self.listed, true);
+        let (mut others, mut seen): (Vec<Installation>, _) = (Vec::new(), HashMap::new());
+        for (place, listed) in lists {
+            let (leases, unknown) = match listed {
+                Ok(LeaseList { leases, complete }) => (leases, !complete),
+                Err(failure) => (Vec::new(), !failure.forbidden),
+            };
+            for lease in leases {
+                let known = self.seen.get(&lease.installation.lease);
+                let known = known.filter(|known| known.version == lease.version);
+                let since = known.map_or(now, |known| known.since);
+                let age = now.duration_since(since);
+                // Another process of an installation that released its Lease leads within seconds.
+                let gone = if lease.released {
+                    first || age >= self.interval
+                } else {
+                    age >= self.interval * GONE_FACTOR
+                };
+                let name = lease.installation.lease.clone();
+                if !gone && !others.contains(&lease.installation) {
+                    others.push(lease.installation);
+                }
+                let version = lease.version;
+                seen.insert(name, SeenLease { version, since });
+            }
+            if unknown {
+                let missing = before
+                    .iter()
+                    .filter(|other| place.contains(&other.lease, own) && !seen.contains_key(&other.lease));
+                others.extend(missing.cloned());
+                for (name, lease) in &self.seen {
+                    if place.contains(name, own) {
+                        seen.entry(name.clone()).or_insert_with(|| lease.clone());
+                    }
+                }
+            }
+        }
+        self.seen = seen;
+        others.sort_by(|one, other| one.lease.cmp(&other.lease));
+        others
+    }
+}
+
 /// Reads the Leases of the other installations regularly.
 pub(super) struct LeaseWatch {
     client: Client,
     installations: Arc<Installations>,
-    /// Version of each Lease, and the time when it was seen first.
-    seen: HashMap<LeaseName, (String, Instant)>,
-    /// Interval between lists: the duration of a Lease, 15 s by default.
-    interval: Duration,
+    seen: SeenLeases,
     /// True if a failed list was logged.
     failure_logged: bool,
 }
@@ -172,8 +262,7 @@ impl LeaseWatch {
         Self {
             client,
             installations,
-            seen: HashMap::new(),
-            interval: timing.duration,
+            seen: SeenLeases::new(timing.duration),
             failure_logged: false,
         }
     }
@@ -186,8 +275,8 @@ impl LeaseWatch {
         wake_ups: mpsc::Sender<ObjectRef<EventExport>>,
     ) {
         loop {
-            tokio::time::sleep(self.interval).await;
-            let Some(before) = self.refresh().await else {
+            tokio::time::sleep(self.seen.interval).await;
+            let (Some(before), _) = self.refresh().await else {
                 continue;
             };
             for object in exports.state() {
@@ -199,59 +288,64 @@ impl LeaseWatch {
         }
     }
 
-    /// Lists the Leases once. Returns the former installations if they changed. What cannot be listed counts as empty.
-    pub(super) async fn refresh(&mut self) -> Option<Arc<Vec<Installation>>> {
-        let mut leases = Vec::new();
-        for (namespace, listed) in self.list().await {
-            match listed {
-                Ok(listed) => leases.extend(listed),
-                Err(error) if !std::mem::replace(&mut self.failure_logged, true) => warn!(
-                    namespace = namespace.unwrap_or_else(|| "all".to_owned()),
-                    error,
-                    "cannot list Leases: other installations that select the same exports are not noticed there"
-                ),
-                Err(_) => {}
-            }
+    /// Lists the Leases until that succeeds or is forbidden: before, an export of another installation may not start.
+    pub(super) async fn first_look(&mut self) {
+        while !self.refresh().await.1 {
+            tokio::time::sleep(FIRST_LOOK_RETRY).await;
         }
-        let now = Instant::now();
-        let mut others = Vec::new();
-        let mut seen = HashMap::new();
-        for lease in &leases {
-            let Some(found) = installation(lease).filter(|found| found.lease != *self.installations.lease())
-            else {
-                continue;
-            };
-            let version = lease.resource_version().unwrap_or_default();
-            let known = self.seen.get(&found.lease).filter(|(known, _)| *known == version);
-            let since = known.map_or(now, |(_, since)| *since);
-            if now.duration_since(since) < self.interval * GONE_FACTOR && !others.contains(&found) {
-                others.push(found.clone());
-            }
-            seen.insert(found.lease, (version, since));
-        }
-        self.seen = seen;
-        others.sort_by(|one, other| one.lease.cmp(&other.lease));
-        self.installations.replace(others)
     }
 
-    /// Lists the Leases of the whole cluster, or of the namespaces of this installation if it may not or need not.
-    async fn list(&self) -> Vec<(Option<String>, Result<Vec<Lease>, String>)> {
-        let Installation { lease, scope, .. } = &self.installations.me;
-        let own = lease.namespace.clone();
-        if scope.namespaces().is_empty() {
-            let listed = list_leases(Api::all(self.client.clone())).await;
-            if listed.is_ok() {
-                return vec![(None, listed)];
+    /// Lists the Leases once. Returns the former installations if they changed, and whether all that this installation
+    /// may list was listed.
+    pub(super) async fn refresh(&mut self) -> (Option<Arc<Vec<Installation>>>, bool) {
+        let lists = self.list().await;
+        let mut complete = true;
+        for (place, listed) in &lists {
+            if let Err(failure) = listed {
+                self.log_failure(place, failure);
+                complete &= failure.forbidden;
             }
-            let own = list_leases(Api::namespaced(self.client.clone(), &own)).await;
-            return vec![(None, listed), (None, own)];
         }
-        let namespaces = scope.namespaces().iter().cloned().chain([own]);
-        let namespaces: std::collections::BTreeSet<String> = namespaces.collect();
-        futures::stream::iter(namespaces)
-            .map(async |namespace| {
-                let listed = list_leases(Api::namespaced(self.client.clone(), &namespace)).await;
-                (Some(namespace), listed)
+        if complete {
+            self.failure_logged = false;
+        }
+        let before = self.installations.others();
+        let own = self.installations.lease();
+        let others = self.seen.merge(own, &before, lists, Instant::now());
+        (self.installations.replace(others), complete)
+    }
+
+    fn log_failure(&mut self, place: &Place, failure: &ListFailure) {
+        if !std::mem::replace(&mut self.failure_logged, true) {
+            let error = &failure.message;
+            warn!(
+                ?place,
+                error,
+                "cannot list Leases: other installations that select the same exports are not noticed there"
+            );
+        }
+    }
+
+    /// Lists the Leases of this installation's own namespace, and those of the namespaces that it serves.
+    async fn list(&self) -> Vec<(Place, Result<LeaseList, ListFailure>)> {
+        let Installation { lease, scope, .. } = &self.installations.me;
+        let mut places = vec![Place::Namespace(lease.namespace.clone())];
+        if scope.namespaces().is_empty() {
+            places.push(Place::Elsewhere);
+        }
+        let served = scope
+            .namespaces()
+            .iter()
+            .filter(|served| **served != lease.namespace);
+        places.extend(served.cloned().map(Place::Namespace));
+        futures::stream::iter(places)
+            .map(async |place| {
+                let api = match &place {
+                    Place::Namespace(namespace) => Api::namespaced(self.client.clone(), namespace),
+                    Place::Elsewhere => Api::all(self.client.clone()),
+                };
+                let listed = list_leases(&api, &place, self.installations.lease()).await;
+                (place, listed)
             })
             .buffer_unordered(MAX_CONCURRENT_LISTS)
             .collect()
@@ -259,28 +353,111 @@ impl LeaseWatch {
     }
 }
 
-async fn list_leases(api: Api<Lease>) -> Result<Vec<Lease>, String> {
+/// Leases of one list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// Those of a namespace.
+    Namespace(String),
+    /// Those of all namespaces but the own one.
+    Elsewhere,
+}
+
+impl Place {
+    fn contains(&self, lease: &LeaseName, own: &LeaseName) -> bool {
+        match self {
+            Self::Namespace(namespace) => lease.namespace == *namespace,
+            Self::Elsewhere => lease.namespace != own.namespace,
+        }
+    }
+}
+
+struct ListFailure {
+    /// True if this installation may not list Leases there: then it never sees any.
+    forbidden: bool,
+    message: String,
+}
+
+struct LeaseList {
+    leases: Vec<ListedLease>,
+    /// False if there are more Leases than are read.
+    complete: bool,
+}
+
+struct ListedLease {
+    installation: Installation,
+    version: String,
+    /// True if no process holds it.
+    released: bool,
+}
+
+/// Reads the Leases of operators in small pages, and keeps only what they say: users may create Leases of any size.
+async fn list_leases(api: &Api<Lease>, place: &Place, own: &LeaseName) -> Result<LeaseList, ListFailure> {
     let (label, value) = LEASE_LABEL;
-    let params = ListParams::default()
+    let mut params = ListParams::default()
         .labels(&format!("{label}={value}"))
-        .limit(MAX_LEASES);
-    match tokio::time::timeout(LIST_TIMEOUT, api.list(&params)).await {
-        Ok(Ok(listed)) => Ok(listed.items),
-        Ok(Err(error)) => Err(describe_error(&error)),
-        Err(_) => Err("timed out".to_owned()),
+        .limit(PAGE_LEASES);
+    let read = async {
+        let mut leases: Vec<ListedLease> = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let page = api.list(&params).await?;
+            for lease in &page.items {
+                let Some(found) = listed_lease(lease) else {
+                    continue;
+                };
+                let name = &found.installation.lease;
+                let others = leases.iter().map(|other| &other.installation.lease.namespace);
+                let beside = others.filter(|namespace| **namespace == name.namespace).count();
+                if *name != *own && place.contains(name, own) && beside < MAX_NAMESPACE_LEASES {
+                    leases.push(found);
+                }
+            }
+            match page.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => params = params.clone().continue_token(&next),
+                None => {
+                    return Ok(LeaseList {
+                        leases,
+                        complete: true,
+                    });
+                }
+            }
+        }
+        let complete = false;
+        Ok(LeaseList { leases, complete })
+    };
+    match tokio::time::timeout(LIST_TIMEOUT, read).await {
+        Ok(Ok(listed)) => Ok(listed),
+        Ok(Err(error)) => Err(ListFailure {
+            forbidden: matches!(&error, kube::Error::Api(status) if matches!(status.code, 401 | 403)),
+            message: describe_error(&error),
+        }),
+        Err(_) => Err(ListFailure {
+            forbidden: false,
+            message: "timed out".to_owned(),
+        }),
     }
 }
 
 /// Returns the installation that a Lease describes; `None`: it is not a Lease of an operator that states its scope.
-fn installation(lease: &Lease) -> Option<Installation> {
-    let scope = serde_json::from_str(lease.annotations().get(SCOPE_ANNOTATION)?).ok()?;
-    Some(Installation {
-        lease: LeaseName {
-            namespace: lease.namespace()?,
-            name: lease.name_any(),
+fn listed_lease(lease: &Lease) -> Option<ListedLease> {
+    let scope = lease.annotations().get(SCOPE_ANNOTATION)?;
+    if scope.len() > MAX_SCOPE_BYTES {
+        return None;
+    }
+    let holder = lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.holder_identity.as_deref());
+    Some(ListedLease {
+        installation: Installation {
+            lease: LeaseName {
+                namespace: lease.namespace()?,
+                name: lease.name_any(),
+            },
+            created: lease.creation_timestamp()?.0,
+            scope: serde_json::from_str(scope).ok()?,
         },
-        created: lease.creation_timestamp()?.0,
-        scope,
+        version: lease.resource_version().unwrap_or_default(),
+        released: holder.is_none_or(str::is_empty),
     })
 }
 
@@ -337,5 +514,61 @@ mod tests {
         for (at, (shown, wanted)) in cases.into_iter().enumerate() {
             assert_eq!(shown, wanted, "case {at}");
         }
+    }
+
+    fn listed(lease: &str, version: &str, released: bool) -> ListedLease {
+        ListedLease {
+            installation: installation(lease, 1, &[]),
+            version: version.to_owned(),
+            released,
+        }
+    }
+
+    #[test]
+    fn a_lease_that_does_not_change_is_nobodys_and_a_failed_list_proves_nothing() {
+        let (own, t) = (installation("system/me", 1, &[]).lease, Instant::now());
+        let place = || Place::Namespace("system".to_owned());
+        let mut seen = SeenLeases::new(Duration::from_secs(15));
+        let mut before = Vec::new();
+        let mut look = |seconds: u64, list: Result<Vec<ListedLease>, bool>| {
+            let list = match list {
+                Ok(leases) => Ok(LeaseList {
+                    leases,
+                    complete: true,
+                }),
+                Err(forbidden) => Err(ListFailure {
+                    forbidden,
+                    message: "no".to_owned(),
+                }),
+            };
+            let now = t + Duration::from_secs(seconds);
+            before = seen.merge(&own, &before, vec![(place(), list)], now);
+            let names = before.iter().map(|other| other.lease.name.clone());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            look(
+                0,
+                Ok(vec![
+                    listed("system/a", "1", false),
+                    listed("system/left", "1", true)
+                ])
+            ),
+            "a"
+        );
+        assert_eq!(look(15, Ok(vec![listed("system/a", "2", false)])), "a");
+        assert_eq!(look(30, Err(false)), "a", "a failed list");
+        // Unchanged for a minute, with failures between: the time goes on.
+        assert_eq!(look(60, Ok(vec![listed("system/a", "2", false)])), "a");
+        assert_eq!(look(75, Ok(vec![listed("system/a", "2", false)])), "");
+        assert_eq!(look(90, Err(false)), "", "it does not come back by a failed list");
+        assert_eq!(look(105, Ok(vec![listed("system/a", "2", false)])), "");
+        // It returns; then it is released: a rollout takes less than one interval.
+        assert_eq!(look(120, Ok(vec![listed("system/a", "3", false)])), "a");
+        assert_eq!(look(135, Ok(vec![listed("system/a", "4", true)])), "a");
+        assert_eq!(look(150, Ok(vec![listed("system/a", "4", true)])), "");
+        assert_eq!(look(165, Ok(vec![listed("system/a", "5", false)])), "a");
+        // The right to list is taken away.
+        assert_eq!(look(180, Err(true)), "");
     }
 }

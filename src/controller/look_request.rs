@@ -1,5 +1,7 @@
 //! Requests of users to look now, by an annotation. Pure.
 
+use std::time::{Duration, Instant};
+
 use kube::ResourceExt as _;
 
 use crate::api::{EventExport, MAX_REQUEST_CHARS, sanitize};
@@ -12,7 +14,11 @@ pub const REQUEST_ANNOTATIONS: [&str; 2] = ["eventexport.io/requestedAt", "recon
 pub(super) struct LookRequest {
     pub(super) value: Box<str>,
     pub(super) number: u64,
+    pub(super) taken_at: Instant,
 }
+
+/// Minimum time between two looks at one export, whatever asks: each lists the bucket and ends waits.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Returns the value that asks for a look; `None`: nobody asks, or the status says that it was answered. If both
 /// annotations ask, the greater value counts: times of one format compare like their text.

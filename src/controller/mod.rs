@@ -140,7 +140,11 @@ async fn run_as_leader(
     }));
     let mut leases = LeaseWatch::new(client.clone(), installations.clone(), &config.lease.timing);
     // Before the first reconcile: an export of another installation must not start here.
-    leases.refresh().await;
+    tokio::select! {
+        () = leases.first_look() => {}
+        () = shutdown.cancelled() => return Ok(()),
+        () = leadership.lost().cancelled() => bail!("the lease was lost before the exports of other installations were known"),
+    }
     let context = Arc::new(ReconcileContext {
         client: client.clone(),
         registry: registry.clone(),

@@ -115,9 +115,18 @@ async fn reconcile_once(
         }
         pause = update_status(&object, written, &uid, context).await?;
     }
-    let next = decide(&observe(&object, &uid, now, context));
-    let pauses = [pause, decision.pause(now), follow_up(decision, next, now)];
-    let pause = pauses.into_iter().flatten().min();
+    // Not for a resource that is gone meanwhile.
+    let next = context.registry.with(&uid, |entry| {
+        let next = decide(&entry.observe(&object, now));
+        [
+            follow_up(decision, next, now),
+            entry.correction_pause(),
+            entry.look_pause(&object),
+        ]
+    });
+    let pauses = [pause, decision.pause(now)];
+    let pauses = pauses.into_iter().chain(next.into_iter().flatten());
+    let pause = pauses.flatten().min();
     Ok(pause.map_or_else(Action::await_change, Action::requeue))
 }
 

@@ -56,6 +56,8 @@ struct RegistryState {
     by_name: HashMap<Arc<ObjectRef<EventExport>>, Arc<str>>,
     by_secret: SecretUsers,
     serial: u64,
+    /// True once the process stops: then no task starts.
+    closed: bool,
 }
 
 /// UIDs of the resources that use a Secret, by its namespace and name.
@@ -191,6 +193,9 @@ impl ExportRegistry {
     /// Records the task that `spawn` starts for a resource.
     pub(super) fn start_task(&self, uid: &str, task: Task, spawn: impl FnOnce(TaskId, Task) -> RunningTask) {
         let mut entries = self.lock();
+        if entries.closed {
+            return;
+        }
         entries.serial += 1;
         let serial = entries.serial;
         // The resource may be gone: then nothing would stop the task.
@@ -199,6 +204,10 @@ impl ExportRegistry {
         };
         entry.restart_requested = false;
         if task.kind() == TaskKind::Export {
+            if let Some(look) = &mut entry.look {
+                // The new task lists the bucket anyway.
+                look.number = 0;
+            }
             entry.suspended = false;
             (entry.last_run, entry.release_report, entry.runner_rebuilt) = (None, None, false);
         }
@@ -310,19 +319,21 @@ impl ExportRegistry {
         }
     }
 
-    /// Returns the resources with a running task.
-    pub(super) fn running_exports(&self) -> Vec<ObjectRef<EventExport>> {
+    /// Returns the resources with a running task, or with a result that no status shows yet.
+    pub(super) fn unwritten_exports(&self) -> Vec<ObjectRef<EventExport>> {
         let entries = self.lock();
-        let running = entries
-            .by_uid
-            .values()
-            .filter(|entry| matches!(entry.state, TaskState::Running(_)));
+        let running = entries.by_uid.values().filter(|entry| {
+            let unwritten = matches!(entry.state, TaskState::Running(_)) || entry.last_run.is_some();
+            unwritten && !entry.served_by_other()
+        });
         running.map(|entry| ObjectRef::clone(&entry.object)).collect()
     }
 
-    /// Asks all tasks to stop. They delete their sessions.
+    /// Asks all tasks to stop, and starts none any more. They delete their sessions.
     pub(super) fn stop_all(&self) {
-        for entry in self.lock().by_uid.values() {
+        let mut entries = self.lock();
+        entries.closed = true;
+        for entry in entries.by_uid.values() {
             if let TaskState::Running(running) = &entry.state {
                 running.stop.cancel();
             }

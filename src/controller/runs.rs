@@ -96,9 +96,10 @@ pub(super) enum TaskOutcome {
     Released(ReleaseReport),
     /// The export could not start because of its spec, its Secrets or a peer.
     Blocked(Failure),
-    /// The export could not start: the API server did not answer, or the resource changed or is gone.
+    /// The export could not start: the API server did not answer, or the resource changed or is gone. Or it was aborted,
+    /// and nothing is known.
     NotStarted,
-    /// The task panicked or was aborted.
+    /// The task panicked.
     Crashed,
 }
 
@@ -237,10 +238,11 @@ async fn supervise(
     };
     drop(permit);
     let outcome = outcome.unwrap_or_else(|failed| {
-        if failed.is_panic() {
-            runs.metrics.run_panics.inc();
-            error!(export = %id.object, "export panicked (a defect: report it with the lines above)");
+        if !failed.is_panic() {
+            return TaskOutcome::NotStarted;
         }
+        runs.metrics.run_panics.inc();
+        error!(export = %id.object, "export panicked (a defect: report it with the lines above)");
         TaskOutcome::Crashed
     });
     runs.report(&id, RunEventKind::Ended(outcome)).await;

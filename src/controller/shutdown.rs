@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::context::ReconcileContext;
-use super::entry::has_finalizer;
+use super::decide::FinishedTask;
+use super::entry::{TaskState, has_finalizer};
 use super::finalizer;
+use super::installations::Ownership;
 use super::kube_error::describe_error;
 use super::registry::ExportRegistry;
 use super::runs::Runs;
@@ -22,8 +24,8 @@ use crate::api::EventExport;
 /// Maximum resources that are written at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
 
-/// Share of the time limit that the runs get; the rest is for the resources.
-const RUNS_SHARE: f64 = 0.8;
+/// Time for writing the resources, at most a fifth of the limit. The rest is for the runs, which need up to 20 s.
+const WRITE_TIME: Duration = Duration::from_secs(3);
 
 /// Stops all tasks, which delete their sessions. Aborts those that have not ended after `limit`.
 pub(super) async fn stop_runs(registry: &ExportRegistry, runs: &Runs, limit: Duration) {
@@ -48,8 +50,13 @@ pub(super) async fn finish(
     reported: impl Future<Output = ()>,
 ) {
     let until = Instant::now() + limit;
-    let stopped = context.registry.running_exports();
-    stop_runs(&context.registry, &context.runs, limit.mul_f64(RUNS_SHARE)).await;
+    let stopped = context.registry.unwritten_exports();
+    stop_runs(
+        &context.registry,
+        &context.runs,
+        limit.saturating_sub(WRITE_TIME.min(limit / 5)),
+    )
+    .await;
     reported.await;
     let writes =
         futures::stream::iter(stopped).for_each_concurrent(MAX_CONCURRENT_WRITES, |object| async move {
@@ -76,9 +83,24 @@ async fn write_end(context: &ReconcileContext, watched: &EventExport) -> kube::R
         return Ok(());
     };
     let uid = object.uid().unwrap_or_default();
+    let other = |ownership: Ownership<'_>| matches!(ownership, Ownership::Other(_));
+    if context.installations.with_ownership(&object, other) {
+        return Ok(());
+    }
     if object.metadata.deletion_timestamp.is_none() {
         // There is no later write that could wait for the interval.
-        context.registry.with(&uid, |entry| entry.written.at = None);
+        context.registry.with(&uid, |entry| {
+            entry.written.at = None;
+            if let TaskState::Finished { result, .. } = &mut entry.state
+                && entry
+                    .last_run
+                    .as_ref()
+                    .is_some_and(|(snapshot, _)| !snapshot.finished)
+            {
+                // The next operator goes on at once.
+                *result = FinishedTask::Idle((context.now)());
+            }
+        });
         update_status(&object, None, &uid, context).await?;
     }
     let sessions = context.registry.with(&uid, |entry| entry.sessions);

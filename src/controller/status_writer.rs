@@ -234,7 +234,7 @@ async fn write_status(
     if let Some(wait) = wait.flatten() {
         return Ok(StatusWrite::Done(Some(wait)));
     }
-    let written_digest = digest(&after);
+    let written_digest = content_digest(&after);
     let allowed = context.registry.with(uid, |entry| {
         let restores = entry.written.digest == Some(written_digest);
         !restores || entry.written.may_correct()
@@ -269,6 +269,16 @@ async fn write_status(
     };
     context.recorder.record(object, events, allowed).await;
     Ok(StatusWrite::Done(None))
+}
+
+/// Returns a digest of a status without the times that a correction changes by itself.
+fn content_digest(status: &EventExportStatus) -> u64 {
+    let mut status = status.clone();
+    status.completion_time = None;
+    for condition in &mut status.conditions {
+        condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+    }
+    digest(&status)
 }
 
 /// Drops the state that the status in the cluster now holds: an idle resource keeps only a digest in memory.
@@ -330,5 +340,40 @@ fn none_if_stale<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
     match outcome {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
         outcome => outcome.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ConditionType, Reason, condition};
+
+    #[test]
+    fn a_restored_status_has_the_digest_of_the_first_write() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let written = |second, ready| {
+            let ready = condition(
+                ConditionType::Ready,
+                Some(ready),
+                Reason::Complete,
+                "why",
+                1,
+                at(second),
+            );
+            EventExportStatus {
+                conditions: vec![ready],
+                completion_time: Some(Time(at(second))),
+                ..EventExportStatus::default()
+            }
+        };
+        // Another writer changed the condition, so that its transition time is new after the correction.
+        assert_eq!(
+            content_digest(&written(1, true)),
+            content_digest(&written(2, true))
+        );
+        assert_ne!(
+            content_digest(&written(1, true)),
+            content_digest(&written(1, false))
+        );
     }
 }

@@ -122,7 +122,7 @@ impl ListingCache {
         let listed = async {
             self.refresh_all(&mut cached, earlier(self.max_age)).await?;
             let since = earlier(BEFORE_MAX_AGE);
-            self.refresh(&mut cached, range_start(day), since).await?;
+            self.refresh_range(&mut cached, range_start(day), since).await?;
             let listing = cached.merged(Some(range_start(day)));
             if listing.as_ref().is_some_and(|listing| {
                 !matches!(
@@ -134,7 +134,7 @@ impl ListingCache {
             }
             // Later days may be listed by now.
             for start in range_starts(day, self.range().1) {
-                self.refresh(&mut cached, start, since).await?;
+                self.refresh_range(&mut cached, start, since).await?;
             }
             Ok(cached.merged(Some(range_start(day))))
         }
@@ -151,7 +151,7 @@ impl ListingCache {
     ) -> Result<Option<Arc<DayListing>>, Failure> {
         let mut cached = self.cached.lock().await;
         let listed = self
-            .refresh(&mut cached, range_start(day), since)
+            .refresh_range(&mut cached, range_start(day), since)
             .await
             .map(|()| cached.merged(Some(range_start(day))));
         self.without_count_if_urgent(&cached, day, listed)
@@ -165,9 +165,10 @@ impl ListingCache {
         Ok(cached.merged(None))
     }
 
-    /// Lists all days if the last listing of them is too old.
-    pub(super) async fn refresh_if_due(&self) -> Result<(), Failure> {
-        self.all_since(earlier(self.max_age)).await.map(drop)
+    /// Lists all days if the last listing of them is too old, or in any case `again`.
+    pub(super) async fn refresh(&self, again: bool) -> Result<(), Failure> {
+        let max_age = if again { Duration::ZERO } else { self.max_age };
+        self.all_since(earlier(max_age)).await.map(drop)
     }
 
     /// Returns the days to list at this time.
@@ -184,7 +185,7 @@ impl ListingCache {
         let (first, last) = self.range();
         let starts: Vec<Date> = range_starts(first, last).collect();
         for start in &starts {
-            self.refresh(cached, *start, since).await?;
+            self.refresh_range(cached, *start, since).await?;
         }
         cached.complete_at = starts
             .iter()
@@ -199,7 +200,12 @@ impl ListingCache {
     }
 
     /// Lists one range, unless its cached answer began at or after `since`.
-    async fn refresh(&self, cached: &mut CachedRanges, start: Date, since: Instant) -> Result<(), Failure> {
+    async fn refresh_range(
+        &self,
+        cached: &mut CachedRanges,
+        start: Date,
+        since: Instant,
+    ) -> Result<(), Failure> {
         let known = cached.ranges.get(&start);
         if known.is_some_and(|known| known.requested_at >= since) {
             return Ok(());

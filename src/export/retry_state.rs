@@ -101,13 +101,19 @@ impl RetryState {
 
     /// Ends all waits for retries, because a user asks to look now. What failed stays recorded.
     pub fn retry_all(&mut self, now: Timestamp) {
-        self.export_backoff = None;
         self.foreign_objects.clear();
         self.sealed.clear();
         let windows = self.windows.values_mut();
         let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
-        for entry in windows.chain(others) {
-            entry.retry_at = entry.retry_at.min(now);
+        for entry in windows.chain(others).chain(&mut self.export_backoff) {
+            // Not what a peer or a rule set, such as Retry-After and the second look at an expired day.
+            let set = matches!(
+                entry.failure.class,
+                RetryClass::Retry(Some(_)) | RetryClass::Wait(Some(_))
+            );
+            if !set {
+                entry.retry_at = entry.retry_at.min(now);
+            }
         }
     }
 

@@ -79,6 +79,8 @@ pub(super) struct ExportRun {
     listed_at: Timestamp,
     /// Earliest time of the next listing of the service's days.
     list_days_at: Instant,
+    /// True if that listing must be a new one, however young the last one is.
+    list_days_again: bool,
     /// True if the last decision found an attempt of another holder; the bucket is then listed again from time to time.
     held_by_other: bool,
     /// True if this shard has listed the bucket once more at its end.
@@ -131,6 +133,7 @@ impl ExportRun {
             listing_failed: false,
             listed_at: Timestamp::UNIX_EPOCH,
             list_days_at: Instant::now(),
+            list_days_again: false,
             held_by_other: false,
             relisted_for_shards: false,
             store_clock_offset: SignedDuration::ZERO,
@@ -180,7 +183,7 @@ impl ExportRun {
         if self.look.has_changed().unwrap_or(false) {
             self.look.mark_unchanged();
             self.journal = None;
-            self.list_days_at = Instant::now();
+            (self.list_days_at, self.list_days_again) = (Instant::now(), true);
             let now = self.now();
             self.retry_state.retry_all(now);
             tracing::info!("looking again as requested");
@@ -342,9 +345,10 @@ impl ExportRun {
     fn list_days(&mut self, decision: &RunDecision) -> bool {
         if !decision.coverage.missing.is_empty() && Instant::now() >= self.list_days_at {
             self.list_days_at = Instant::now() + self.ctx.shared.limits.listing_max_age;
-            self.spawn(RunTask::ListDays, |ctx| async move {
+            let look = std::mem::take(&mut self.list_days_again);
+            self.spawn(RunTask::ListDays, move |ctx| async move {
                 let listed = tokio::select! {
-                    listed = ctx.listing_cache.refresh_if_due() => listed,
+                    listed = ctx.listing_cache.refresh(look) => listed,
                     () = ctx.stop.cancelled() => Err(stopped()),
                 };
                 RunTaskResult::ListDays(listed)

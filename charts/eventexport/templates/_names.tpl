@@ -29,7 +29,7 @@
 {{- define "eventexport.leaseName" -}}
 {{- if .Values.leaderElection.leaseName -}}
 {{- .Values.leaderElection.leaseName -}}
-{{- else if or .Values.scope.selector (gt (len .Values.scope.namespaces) 1) -}}
+{{- else if or .Values.scope.selector (gt (len (default list .Values.scope.namespaces)) 1) -}}
 {{- include "eventexport.fullname" . -}}
 {{- else if .Values.scope.namespaces -}}
 {{- printf "eventexport-operator-%s" (first .Values.scope.namespaces) -}}
