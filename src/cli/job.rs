@@ -12,7 +12,7 @@ use super::manifest::{ExportResource, ManifestError, ResourceManifest};
 use super::settings::archive::{Access, DestinationOverride, ResolvedDestination};
 use super::settings::{self, ExportSettings};
 use super::simulation::{SIMULATED_SOURCE, Simulation};
-use crate::api::{FieldError, SettingNames};
+use crate::api::{FieldError, Reason, SettingNames};
 use crate::export::connect::{self, ProcessContext};
 use crate::export::engine::Peers;
 use crate::export::failure::Failure;
@@ -177,9 +177,16 @@ pub fn group_by_destination(jobs: &[PreparedExport]) -> Vec<(String, Vec<usize>)
     groups
 }
 
-/// Converts a failure to build the clients: no request was sent.
+/// Converts a failure to build the clients. Only a setting that must be changed is a usage error.
 fn connect_error(resource: &ExportResource, names: &SettingNames, failure: &Failure) -> CliError {
-    usage_error(resource, &failure.describe(names))
+    let message = failure.describe(names);
+    match failure.reason {
+        Reason::InvalidSpec | Reason::CredentialsMissing => usage_error(resource, &message),
+        reason => CliError::from(anyhow::anyhow!(
+            "EventExport {}: {reason}: {message}",
+            resource.full_name(),
+        )),
+    }
 }
 
 fn usage_error(resource: &ExportResource, message: &str) -> CliError {

@@ -6,6 +6,9 @@ use std::{fs, io};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Time in which further signals belong to the first one: half a second.
+const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Shutdown requests by signals.
 #[derive(Clone, Debug)]
 pub struct ShutdownSignals {
@@ -35,6 +38,12 @@ pub fn listen() -> io::Result<ShutdownSignals> {
             () = next_hangup(hangup.as_mut()) => {}
         }
         signals.graceful.cancel();
+        // `timeout` signals the process and then its group: one request to stop, in two signals.
+        let until = tokio::time::Instant::now() + SAME_REQUEST;
+        while tokio::time::timeout_at(until, next_signal(&mut interrupt, &mut terminate))
+            .await
+            .is_ok()
+        {}
         // A closed terminal sends SIGHUP more than once: by the kernel and by the shell.
         next_signal(&mut interrupt, &mut terminate).await;
         signals.immediate.cancel();

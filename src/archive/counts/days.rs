@@ -136,7 +136,16 @@ pub fn evaluate_days(evidence: &DaysEvidence<'_>) -> DaysVerdict {
             doubts,
         };
     }
-    let (verdict, shortfalls) = evaluate_transfer(count, end, reported.0, reported.1);
+    let (mut verdict, mut shortfalls) = evaluate_transfer(count, end, reported.0, reported.1);
+    // Days without a count may have any number of events; those with one have at least theirs.
+    let known = windows(first, last, None).filter_map(|window| count_after(window.date()));
+    let at_least = known.fold(0, u64::saturating_add);
+    let mut reported = reported;
+    if verdict == Verdict::Unknown && hour.is_none() && count.events < at_least {
+        verdict = Verdict::Short;
+        shortfalls.push(Shortfall::Short { reported: at_least });
+        reported.1 = Some(at_least);
+    }
     let mut doubts: Vec<Doubt> = shortfalls.into_iter().map(Doubt::Events).collect();
     // The events may belong to the other days: nothing shows that days which are no longer listed are included.
     if first != last {
@@ -218,6 +227,10 @@ mod tests {
             (23, (1, 4), rows, Some(grown), (Verdict::Short, short(25))),
             (17, (1, 4), rows, Some(left_out), (Verdict::Short, short(22))),
             (6, (2, 2), &[], None, (Verdict::Unknown, vec![])),
+            // Days after the newest listed one have no count; the others have theirs.
+            (12, (2, 12), rows, Some(rows), (Verdict::Short, short(13))),
+            (13, (2, 12), rows, Some(rows), (Verdict::Unknown, vec![])),
+            (12, (2, 12), rows, None, (Verdict::Short, short(13))),
         ] {
             let found = evaluated(counted(events), TransferEnd::Length, days, before, after);
             assert_eq!(found, expected, "{events} {days:?} {after:?}");

@@ -107,10 +107,7 @@ impl Downloader<'_> {
     /// which the same command can resume, or that were written to standard output.
     pub async fn close(&mut self) -> u64 {
         self.meter.finish();
-        let owned = self.state.current.as_ref().is_some_and(|current| current.ours);
-        let leftover_before = self.leftover_sessions.len();
-        self.close_session().await;
-        let deleted = owned && self.leftover_sessions.len() == leftover_before;
+        let deleted = self.close_session().await;
         // It may hold a sender of the writer, which ends when all senders are dropped.
         self.prover = None;
         let boundary = self.state.boundary();
@@ -174,17 +171,20 @@ impl Downloader<'_> {
     /// Continues after the partial file of an earlier process.
     async fn resume_part(&mut self) -> Result<(), DownloadError> {
         let sections = self.state.sections.len();
+        // Before the proof of the bytes, which takes minutes and may be stopped: the session is known from here on.
+        if let Some(current) = self.state.current.as_ref().filter(|current| current.ours) {
+            self.set_open_session(Some(current.session.clone()));
+        }
         self.replay().await?;
         self.resumed_bytes = self
             .state
             .boundary()
             .saturating_add(self.position.resume_point.bytes());
-        if let Some(current) = self.state.current.clone().filter(|current| current.ours) {
-            self.set_open_session(Some(current.session));
-            if self.state.sections.len() < sections {
-                // The session is for other days than the first missing section.
-                self.abandon_session().await?;
-            }
+        if self.state.current.as_ref().is_some_and(|current| current.ours)
+            && self.state.sections.len() < sections
+        {
+            // The session is for other days than the first missing section.
+            self.abandon_session().await?;
         }
         if self.resumed_bytes > 0 {
             let bytes = human::bytes(self.resumed_bytes);
@@ -477,28 +477,33 @@ impl Downloader<'_> {
         }
     }
 
-    /// Deletes the open session unless it is kept. A session that cannot be deleted is added to `leftover_sessions`.
-    async fn close_session(&mut self) {
+    /// Deletes the open session unless it is kept. Returns true if it is deleted; one that cannot be deleted is added to
+    /// `leftover_sessions`.
+    async fn close_session(&mut self) -> bool {
         let open = self
             .open_session_id
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let Some(id) = open else { return };
+        let Some(id) = open else { return false };
         if self.keep_sessions {
             self.leftover_sessions
                 .push((id, "kept because of --keep-session".to_owned()));
             self.set_open_session(None);
-            return;
+            return false;
         }
         let source = self.source;
         let deleted = source.sessions().close_within(&id, DELETE_TIMEOUT).await;
         self.set_open_session(None);
         match deleted {
-            Ok(()) => self.meter.println(&format!("Session {id} deleted.")),
+            Ok(()) => {
+                self.meter.println(&format!("Session {id} deleted."));
+                true
+            }
             Err(error) => {
                 let why = error.describe(source.setting_names());
                 self.leftover_sessions.push((id, why));
+                false
             }
         }
     }

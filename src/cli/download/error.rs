@@ -51,7 +51,7 @@ pub enum DownloadError {
         error: ProofError,
     },
     /// The service opened a session for other days, another hour or another scope.
-    #[error("{0}; nothing was downloaded")]
+    #[error("{0}; nothing of this session was downloaded")]
     SessionMismatch(String),
     /// The service sent no byte, and nothing proves that there are no events.
     #[error("the service sent no data; nothing is written")]

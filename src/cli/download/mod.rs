@@ -50,7 +50,7 @@ pub struct DownloadArgs {
     /// ID of an open session
     #[arg(value_name = "ID", conflicts_with = "start")]
     pub session: Option<String>,
-    /// Write to FILE, created only when the download is complete; `-` or unset: standard output
+    /// Write to FILE, created when its gzip is complete; `-` or unset: standard output
     #[arg(short = 'o', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// First day (UTC)
@@ -276,6 +276,13 @@ async fn run_to_completion(
     };
     let bytes_kept = downloader.close().await;
     let mut report = downloader.report(result.is_ok()).await;
+    // Without the last listing nothing shows that the bytes are enough; they stay in the partial file.
+    let unlisted = result.is_ok() && stop.graceful.is_cancelled();
+    let result = if unlisted {
+        Err(DownloadError::Stopped)
+    } else {
+        result
+    };
     report.file = output_file(args).map(Path::to_owned);
     report.decompressed = args.decompress;
     let Downloader { sink, .. } = downloader;
@@ -292,6 +299,11 @@ async fn run_to_completion(
         Err((_, DownloadError::StdoutClosed))
             if report.leftover_sessions.is_empty() || report.sessions_kept =>
         {
+            // The reader left; a session that stays open is named all the same.
+            let left = report.leftover_text();
+            if !left.is_empty() {
+                write_stderr(left.trim_end());
+            }
             return Ok(None);
         }
         Err((message, _)) => report.failure = Some(message),

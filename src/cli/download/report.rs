@@ -76,7 +76,7 @@ impl DownloadReport {
             "exitCode": u8::from(!self.succeeded()),
             "file": self.file.as_ref().map(|file| file.display().to_string()),
             "decompressed": self.decompressed,
-            "complete": self.failure.is_none(),
+            "complete": self.failure.is_none() && self.warnings.is_empty(),
             "bytes": self.sum(|report| report.session.bytes),
             "bytesOfEarlierRuns": self.resumed_bytes,
             "sha256": self.sha256,
@@ -102,6 +102,13 @@ impl DownloadReport {
         for warning in &self.warnings {
             let _ = writeln!(text, "Not complete: {warning}.");
         }
+        text.push_str(&self.leftover_text());
+        text
+    }
+
+    /// Returns a line for each session that is still open.
+    pub fn leftover_text(&self) -> String {
+        let mut text = String::new();
         for (id, why) in &self.leftover_sessions {
             let _ = if self.sessions_kept {
                 writeln!(
@@ -132,11 +139,16 @@ impl DownloadReport {
         };
         let _ = writeln!(
             text,
-            "{}: {}, {} ({} bytes){decompressed}, complete",
+            "{}: {}, {} ({} bytes){decompressed}{}",
             file.as_deref().unwrap_or("Standard output"),
             human::plural(events, "event"),
             human::bytes(bytes),
             human::count(bytes),
+            if self.warnings.is_empty() {
+                ", complete"
+            } else {
+                ""
+            },
         );
         if let Some(sha256) = &self.sha256 {
             let _ = writeln!(text, "SHA-256{subject}: {sha256}");
@@ -288,7 +300,7 @@ fn verdict_text(verdict: &DaysVerdict) -> String {
         }
         Verdict::Short => format!("Short: the service reports {reported}"),
         Verdict::Empty => "Empty: the listing of the service shows that there are no events".to_owned(),
-        Verdict::Unknown => "Unknown: the service reports no count".to_owned(),
+        Verdict::Unknown => "Unknown: the service reports no count of at least one day".to_owned(),
         Verdict::Uncounted if reported.is_empty() => {
             "Uncounted: the rest of the content could not be counted".to_owned()
         }

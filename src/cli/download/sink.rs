@@ -73,10 +73,6 @@ impl DownloadSink {
                 ),
                 Err(error) => format!("{cause}; {error}"),
             },
-            DownloadError::SessionMismatch(_) => {
-                part.discard();
-                cause.to_string()
-            }
             _ if bytes_kept == 0 => {
                 part.discard();
                 cause.to_string()

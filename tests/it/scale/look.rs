@@ -151,6 +151,7 @@ impl Archive {
     fn export(&self) -> ExportSpec {
         ExportSpec {
             name: "audit".to_owned(),
+            space: SPACE.to_owned(),
             hour: (self.windows == Windows::OneHour).then_some(HOUR),
             source: SOURCE.to_owned(),
             root: ArchiveRoot::new("t", SPACE, "space"),
