@@ -18,7 +18,7 @@ pub(super) struct LookRequest {
 }
 
 /// Minimum time between two looks at one export, whatever asks: each lists the bucket and ends waits.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Returns the value that asks for a look; `None`: nobody asks, or the status says that it was answered. If both
 /// annotations ask, the greater value counts: times of one format compare like their text.
