@@ -149,3 +149,153 @@ async fn copy_to_end<S: Sink>(
         body: sink.finish(crc64).await?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use jiff::civil::date;
+
+    use super::super::prover_pool::ProverPool;
+    use super::*;
+    use crate::egress::{HostPolicy, Traffic};
+    use crate::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+    use crate::tracker::{
+        Credentials, DownloadResponse, RetryConfig, SessionRequest, Timeouts, TokenCache, Tracker,
+        TrackerConfig, UaaSource,
+    };
+
+    const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+    const ROOM: u64 = 1000;
+
+    /// Sink that keeps the bytes, or takes none.
+    #[derive(Default)]
+    struct MemorySink {
+        stalled: bool,
+        body: Vec<u8>,
+        aborted: bool,
+    }
+
+    impl Sink for MemorySink {
+        type Body = u64;
+        type Error = Infallible;
+
+        fn room(&self) -> u64 {
+            ROOM
+        }
+
+        async fn push(&mut self, chunk: Bytes, crc64: Crc64) -> Result<(), CopyError<Infallible>> {
+            if self.stalled {
+                std::future::pending::<()>().await;
+            }
+            assert!(chunk.len() as u64 <= ROOM);
+            self.body.extend_from_slice(&chunk);
+            assert_eq!(crc64, Crc64::of(&self.body));
+            Ok(())
+        }
+
+        async fn finish(&mut self, _: Crc64) -> Result<u64, CopyError<Infallible>> {
+            Ok(self.body.len() as u64)
+        }
+
+        async fn abort(&mut self) {
+            self.aborted = true;
+        }
+    }
+
+    async fn simulator() -> Simulator {
+        let mut settings = Settings {
+            today: Some(date(2018, 7, 2)),
+            ..Settings::default()
+        };
+        settings.volume.quiet.clear();
+        Simulator::start(settings).await.unwrap()
+    }
+
+    async fn download(simulator: &Simulator) -> Download {
+        let config = TrackerConfig {
+            endpoint: simulator.url().clone(),
+            uaa: UaaSource::Endpoint(simulator.url().clone()),
+            credentials: Credentials::ApiKey(DEFAULT_API_KEY.to_owned().into()),
+            ca_pem: None,
+            hosts: HostPolicy::any(),
+            timeouts: Timeouts::default(),
+            retry: RetryConfig::default(),
+            traffic: Traffic::default(),
+        };
+        let tracker = Tracker::new(config, &TokenCache::new()).unwrap();
+        let request = SessionRequest {
+            start: date(2018, 6, 28),
+            end: date(2018, 6, 28),
+            hour: None,
+            account: false,
+        };
+        let session = tracker.create_session(SPACE, &request).await.unwrap();
+        match tracker.download(SPACE, &session.id).await.unwrap() {
+            DownloadResponse::Body(download) => *download,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stalled_sink_holds_one_chunk_and_no_other_copy() {
+        let simulator = simulator().await;
+        // Both copies share the only processor.
+        let pool = ProverPool::new(1);
+        let (stop, received) = (CancellationToken::new(), AtomicU64::new(0));
+        let stalled_control = CopyControl {
+            stop: &stop,
+            progress: &|progress| received.store(progress.bytes, Ordering::Relaxed),
+        };
+        let mut stalled_sink = MemorySink {
+            stalled: true,
+            ..MemorySink::default()
+        };
+        let mut stalled_prover = pool.begin();
+        let stalled = copy(
+            download(&simulator).await,
+            &mut stalled_prover,
+            &mut stalled_sink,
+            &stalled_control,
+        );
+        tokio::pin!(stalled);
+        let stuck = async {
+            while received.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            _ = &mut stalled => panic!("the sink takes nothing"),
+            () = stuck => {}
+        }
+        let control = CopyControl {
+            stop: &stop,
+            progress: &|_| {},
+        };
+        let (mut sink, mut prover) = (MemorySink::default(), pool.begin());
+        let copied = tokio::select! {
+            _ = &mut stalled => panic!("the sink takes nothing"),
+            copied = copy(download(&simulator).await, &mut prover, &mut sink, &control) => copied.unwrap(),
+        };
+        let proof = copied.proof.unwrap();
+        assert_eq!((copied.body, proof.crc64), (copied.bytes, copied.crc64));
+        assert_eq!((proof.stats.events.events, sink.aborted), (240, false));
+        assert!(received.load(Ordering::Relaxed) <= ROOM);
+    }
+
+    #[tokio::test]
+    async fn a_stop_aborts_the_sink() {
+        let simulator = simulator().await;
+        let stop = CancellationToken::new();
+        let control = CopyControl {
+            stop: &stop,
+            progress: &|_| stop.cancel(),
+        };
+        let (mut sink, mut prover) = (MemorySink::default(), ProverPool::new(1).begin());
+        let copied = copy(download(&simulator).await, &mut prover, &mut sink, &control).await;
+        assert!(matches!(copied, Err(CopyError::Stopped)));
+        assert!(sink.aborted && sink.body.len() as u64 <= ROOM);
+    }
+}
