@@ -321,7 +321,7 @@ impl LeaseWatch {
             warn!(
                 ?place,
                 error,
-                "cannot list Leases: other installations that select the same exports are not noticed there"
+                "cannot list Leases, will retry: other installations that select the same exports are not noticed there"
             );
         }
     }
