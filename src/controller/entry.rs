@@ -63,7 +63,7 @@ pub(super) struct ExportEntry {
     /// Facts for metrics. `None`: not reconciled yet.
     pub(super) facts: Option<Box<ResourceFacts>>,
     pub(super) rate_limit: RateLimit,
-    /// Look that a user requested and that no status has answered yet.
+    /// Last look that a user requested.
     pub(super) look: Option<Box<LookRequest>>,
     /// Handover from or to another installation. Empty for almost all resources.
     pub(super) handover: Option<Box<Handover>>,
@@ -208,11 +208,14 @@ impl ExportEntry {
 
     /// Takes a request to look now: a running export lists its bucket again, and an idle one starts.
     pub(super) fn take_request(&mut self, object: &EventExport) {
-        let Some(value) = requested(object).filter(|_| !object.spec.suspend) else {
+        let Some(value) = self.new_request(object) else {
             return;
         };
-        let last = self.look.as_ref();
-        if last.is_some_and(|last| *last.value == *value || last.taken_at.elapsed() < LOOK_INTERVAL) {
+        if self
+            .look
+            .as_ref()
+            .is_some_and(|last| last.taken_at.elapsed() < LOOK_INTERVAL)
+        {
             return;
         }
         let mut number = 0;
@@ -235,12 +238,16 @@ impl ExportEntry {
     /// Returns the time until a newer request may be taken; `None`: there is none.
     pub(super) fn look_pause(&self, object: &EventExport) -> Option<Duration> {
         let last = self.look.as_ref()?;
-        let newer = requested(object).is_some_and(|value| *last.value != *value);
-        newer.then(|| {
-            LOOK_INTERVAL
-                .saturating_sub(last.taken_at.elapsed())
-                .max(Duration::from_secs(1))
-        })
+        self.new_request(object)?;
+        let left = LOOK_INTERVAL.saturating_sub(last.taken_at.elapsed());
+        Some(left.max(Duration::from_secs(1)))
+    }
+
+    /// Returns the requested value that was not taken yet. A suspended export takes none.
+    fn new_request(&self, object: &EventExport) -> Option<String> {
+        let value = requested(object).filter(|_| !object.spec.suspend)?;
+        let taken = self.look.as_ref().is_some_and(|last| *last.value == *value);
+        (!taken).then_some(value)
     }
 
     /// Returns the time until the status may be restored again; `None`: another writer does not keep changing it.

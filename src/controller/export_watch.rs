@@ -41,6 +41,15 @@ where
         .collect()
 }
 
+/// Records that no namespace of a scope was listed yet.
+pub(super) fn begin_view(scope: &WatchScope, view: &ResourceView) {
+    let (all, now) = (String::new(), Instant::now());
+    let watched = scope.namespaces().iter();
+    for namespace in watched.chain(scope.namespaces().is_empty().then_some(&all)) {
+        view.start(namespace, now);
+    }
+}
+
 /// Returns the changes of the exports of a scope: `Apply` and `Delete` only, after one empty list. A complete list of
 /// one namespace becomes an `Apply` of each export in it, and a `Delete` of each other one that `known` has there.
 pub(super) fn watch_exports(
@@ -64,7 +73,6 @@ pub(super) fn watch_exports(
             let events = watch_stream(api, config.clone(), times)
                 .default_backoff()
                 .modify(strip);
-            view.start(namespace.as_deref().unwrap_or_default(), Instant::now());
             changes(events.boxed(), namespace, known.clone(), view.clone()).boxed()
         });
     let empty_list = stream::iter([Ok(Event::Init), Ok(Event::InitDone)]);

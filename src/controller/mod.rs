@@ -138,6 +138,8 @@ async fn run_as_leader(
         created: leadership.lease_created(),
         scope: config.scope.clone(),
     }));
+    // Not ready from here until the first list.
+    export_watch::begin_view(&config.scope, &metrics.view);
     let mut leases = LeaseWatch::new(client.clone(), installations.clone(), &config.lease.timing);
     // Before the first reconcile: an export of another installation must not start here.
     tokio::select! {
