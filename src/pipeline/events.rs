@@ -108,6 +108,71 @@ impl EventCounter {
     }
 }
 
+/// Splits decompressed bytes into events, by the same scanner as [`EventCounter`]. Memory: the largest event, at most
+/// [`EVENT_MAX_BYTES`].
+#[derive(Debug, Default)]
+pub struct EventSplitter {
+    scanner: StructureScanner,
+    /// The current event, without white space outside strings.
+    event: Vec<u8>,
+    /// Offset of the first event that is too large.
+    too_large: Option<u64>,
+}
+
+/// Maximum size of an event that can be compared with others: 16 MiB without white space outside strings.
+pub const EVENT_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+impl EventSplitter {
+    /// Splits the next bytes. Passes each event that ends in them to `sink`: one line without its end, the bytes as sent
+    /// but for white space outside strings. After the first byte that cannot be counted, nothing follows.
+    pub fn push<E>(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        for byte in bytes {
+            if self.scanner.stopped.is_some() || self.too_large.is_some() {
+                return Ok(());
+            }
+            let (events, in_string) = (self.scanner.events, self.scanner.in_string);
+            self.scanner.scan_line(std::slice::from_ref(byte));
+            let ended = self.scanner.events > events;
+            let in_event = self.scanner.depth > u64::from(self.scanner.array);
+            if (in_event || ended) && (in_string || !byte.is_ascii_whitespace()) {
+                self.event.push(*byte);
+            }
+            if self.event.len() > EVENT_MAX_BYTES {
+                self.too_large = Some(self.scanner.begin);
+            }
+            if ended {
+                sink(&self.event)?;
+                self.event.clear();
+                self.event.shrink_to(LINE_MAX);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the number of events that were passed on, if these are all of the data.
+    pub fn finish(self) -> Result<u64, SplitError> {
+        if let Some(at_byte) = self.too_large {
+            return Err(SplitError::TooLarge { at_byte });
+        }
+        let EventCount { events, uncounted } = self.scanner.finish();
+        uncounted.map_or(Ok(events), |uncounted| Err(SplitError::Uncounted(uncounted)))
+    }
+}
+
+/// Error of data that cannot be split into events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SplitError {
+    /// The events cannot be counted to the end of the data.
+    #[error("{0}")]
+    Uncounted(Uncounted),
+    /// An event is larger than [`EVENT_MAX_BYTES`].
+    #[error("the event at byte {at_byte} is larger than {EVENT_MAX_BYTES} bytes")]
+    TooLarge {
+        /// Offset of the event in the decompressed data.
+        at_byte: u64,
+    },
+}
+
 /// Returns true for bytes between events that mean nothing: white space, NUL and the record separator.
 const fn is_filler(byte: u8) -> bool {
     byte.is_ascii_whitespace() || matches!(byte, 0 | 0x1e)
@@ -453,6 +518,61 @@ mod tests {
             };
             assert_eq!(count(body), expected, "{}", body.escape_ascii());
         }
+    }
+
+    fn split(text: &[u8], step: usize) -> (Vec<String>, Result<u64, SplitError>) {
+        let mut splitter = EventSplitter::default();
+        let mut events = Vec::new();
+        for chunk in text.chunks(step) {
+            let pushed = splitter.push(chunk, &mut |event: &[u8]| {
+                events.push(String::from_utf8_lossy(event).into_owned());
+                Ok::<(), ()>(())
+            });
+            assert_eq!(pushed, Ok(()));
+        }
+        (events, splitter.finish())
+    }
+
+    #[test]
+    fn events_are_split_where_they_are_counted_and_white_space_is_left_out() {
+        let bodies: &[(&[u8], &[&str])] = &[
+            (b"", &[]),
+            (b"{\"a\": 1}\r\n{\"a\":\t2}", &["{\"a\":1}", "{\"a\":2}"]),
+            (
+                b"\xef\xbb\xbf[{\"a\":\" x \"},\n null, {}]",
+                &["{\"a\":\" x \"}", "{}"],
+            ),
+            (
+                b"{\n \"a\": [1, {\"}\": 2}]\n}{}",
+                &["{\"a\":[1,{\"}\":2}]}", "{}"],
+            ),
+            (b"\x1e{\"a\":\"\\\" \"}\n\0\0", &["{\"a\":\"\\\" \"}"]),
+        ];
+        for (body, expected) in bodies {
+            for step in [1, 2, 3, 5, usize::MAX] {
+                let (events, end) = split(body, step);
+                assert_eq!(events, *expected, "{}", body.escape_ascii());
+                assert_eq!(end, Ok(count(body).events), "{}", body.escape_ascii());
+            }
+        }
+        let (events, end) = split(b"{}\nerror\n{}", 4);
+        assert_eq!(events, ["{}"]);
+        assert!(matches!(
+            end,
+            Err(SplitError::Uncounted(Uncounted { at_byte: 3, .. }))
+        ));
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_ends_the_split_in_bounded_memory() {
+        let mut splitter = EventSplitter::default();
+        let ignore = &mut |_: &[u8]| Ok::<(), ()>(());
+        splitter.push(b"{}\n{\"a\":\"", ignore).unwrap();
+        for _ in 0..20 {
+            splitter.push(&vec![b'x'; 1024 * 1024], ignore).unwrap();
+        }
+        assert!(splitter.event.capacity() <= 2 * EVENT_MAX_BYTES + 1);
+        assert_eq!(splitter.finish(), Err(SplitError::TooLarge { at_byte: 3 }));
     }
 
     #[test]

@@ -13,3 +13,4 @@ pub mod prover;
 pub mod prover_pool;
 pub mod stdout_sink;
 pub mod store_sink;
+pub mod supplement;
