@@ -20,6 +20,12 @@ use crate::testkit::bucket::sdk;
 use crate::testkit::manifest::{self, Manifest};
 use crate::testkit::process::Process;
 
+/// Keys of an account of the store.
+struct StoreAccount {
+    access_key: String,
+    secret_key: String,
+}
+
 /// Namespace with a service, a store, and an operator process that has the rights of deploy/operator.yaml.
 struct DayTwoFixture {
     cluster: &'static Cluster,
@@ -50,14 +56,18 @@ impl DayTwoFixture {
     }
 
     /// Creates a store account without permissions and the Secret with its keys.
-    async fn account(&self, name: &str) -> Result<String> {
-        let (access, secret_key) = (
-            format!("{}-{name}", self.namespace),
-            format!("{:032x}", rand::random::<u128>()),
-        );
-        self.gateway.add_user(&access, &secret_key, "user").await?;
-        self.keys(name, &access, &secret_key).await?;
-        Ok(access)
+    async fn account(&self, name: &str) -> Result<StoreAccount> {
+        let account = StoreAccount {
+            access_key: format!("{}-{name}", self.namespace),
+            secret_key: format!("{:032x}", rand::random::<u128>()),
+        };
+        let StoreAccount {
+            access_key,
+            secret_key,
+        } = &account;
+        self.gateway.add_user(access_key, secret_key, "user").await?;
+        self.keys(name, access_key, secret_key).await?;
+        Ok(account)
     }
 
     async fn keys(&self, name: &str, access: &str, secret_key: &str) -> Result<()> {

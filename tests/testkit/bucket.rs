@@ -56,12 +56,17 @@ pub(crate) async fn fresh_bucket(gateway: &Gateway, prefix: &str) -> Result<Stri
 
 /// Returns a client of the SDK with all rights.
 pub(crate) fn sdk(gateway: &Gateway) -> Client {
-    let keys = Credentials::new(gateway.access_key(), gateway.secret_key(), None, None, "test");
+    sdk_with(&gateway.endpoint(), gateway.access_key(), gateway.secret_key())
+}
+
+/// Returns a client of the SDK with the rights of an account.
+pub(crate) fn sdk_with(endpoint: &str, access_key: &str, secret_key: &str) -> Client {
+    let keys = Credentials::new(access_key, secret_key, None, None, "test");
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .credentials_provider(keys)
         .region(Region::new(Gateway::REGION))
-        .endpoint_url(gateway.endpoint())
+        .endpoint_url(endpoint)
         .force_path_style(true);
     Client::from_conf(config.build())
 }

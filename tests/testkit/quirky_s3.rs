@@ -50,6 +50,7 @@ pub(crate) enum Quirk {
     NoPartEtag,
     AclRequired,
     RequesterPays,
+    ExamplePolicy,
 }
 
 /// An error reply: status, code, message.
@@ -126,6 +127,10 @@ pub(crate) const QUIRKS: &[(&str, &str)] = &[
         "requester-pays",
         "requests without x-amz-request-payer are refused (403:AccessDenied)",
     ),
+    (
+        "example-policy",
+        "overwrites and deletes that examples/bucket-policy.json forbids are refused (403:AccessDenied)",
+    ),
 ];
 
 impl FromStr for Quirk {
@@ -169,6 +174,7 @@ impl FromStr for Quirk {
             "no-part-etag" => Self::NoPartEtag,
             "acl-required" => Self::AclRequired,
             "requester-pays" => Self::RequesterPays,
+            "example-policy" => Self::ExamplePolicy,
             _ => return Err(format!("{name:?} is not a quirk")),
         };
         Ok(quirk)
@@ -399,8 +405,8 @@ impl Contents {
                 removed.map_or_else(no_such_upload, |_| empty(StatusCode::NO_CONTENT))
             }
             "DELETE" => {
-                if let Some(refusal) = self.delete_refusal() {
-                    return error_reply(refusal);
+                if let Some(refusal) = self.delete_refusal(&call.key) {
+                    return error_reply(&refusal);
                 }
                 self.remove(&call.bucket, &call.key);
                 empty(StatusCode::NO_CONTENT)
@@ -441,6 +447,17 @@ impl Contents {
             && call.header("x-amz-acl") != Some("bucket-owner-full-control")
         {
             return denied("the ACL bucket-owner-full-control is required");
+        }
+        if self.has(&Quirk::ExamplePolicy) {
+            // S3 evaluates the conditions where an object becomes visible: PutObject, CompleteMultipartUpload.
+            let creates =
+                call.method == Method::PUT && starts || call.method == Method::POST && call.has("uploadId");
+            if creates
+                && !call.headers.contains_key(header::IF_NONE_MATCH)
+                && in_example_policy("Deny", "s3:PutObject", &call.key)
+            {
+                return denied("evidence is only created: If-None-Match is required");
+            }
         }
         if let Some(refusal) = self.quirk(|quirk| match quirk {
             Quirk::WriteRefused(refusal) if starts => Some(refusal),
@@ -731,9 +748,14 @@ impl Contents {
         ))
     }
 
-    fn delete_refusal(&self) -> Option<&Refusal> {
+    fn delete_refusal(&self, key: &str) -> Option<Refusal> {
         self.quirk(|quirk| match quirk {
-            Quirk::DeleteRefused(refusal) => Some(refusal),
+            Quirk::DeleteRefused(refusal) => Some(refusal.clone()),
+            Quirk::ExamplePolicy if !in_example_policy("Allow", "s3:DeleteObject", key) => {
+                "403:AccessDenied:the policy allows no delete of this key"
+                    .parse()
+                    .ok()
+            }
             _ => None,
         })
     }
@@ -750,7 +772,7 @@ impl Contents {
         let keys = keys.filter_map(|rest| Some(unescape(rest.split_once("</Key>")?.0)));
         let mut body = String::from("<DeleteResult>");
         for key in keys {
-            match self.delete_refusal() {
+            match self.delete_refusal(&key) {
                 None => self.remove(&call.bucket, &key),
                 Some(Refusal { code, message, .. }) => {
                     let key = escape(&key);
@@ -797,6 +819,38 @@ fn document(status: StatusCode, kind: &str, body: String) -> Reply {
 fn set(reply: &mut Reply, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         reply.headers_mut().insert(name, value);
+    }
+}
+
+/// Returns true if a statement of examples/bucket-policy.json with this effect and action names the key, whatever the
+/// prefix of the archive is.
+fn in_example_policy(effect: &str, action: &str, key: &str) -> bool {
+    let policy = serde_json::from_str::<serde_json::Value>(include_str!("../../examples/bucket-policy.json"));
+    let policy = policy.unwrap_or_default();
+    let statements = policy["Statement"].as_array().into_iter().flatten();
+    let statements = statements.filter(|statement| {
+        let actions = statement["Action"].as_array();
+        statement["Effect"] == effect
+            && actions.is_some_and(|actions| actions.iter().any(|name| name == action))
+    });
+    let resources = statements.flat_map(|statement| statement["Resource"].as_array().into_iter().flatten());
+    let patterns =
+        resources.filter_map(|resource| resource.as_str()?.strip_prefix("arn:aws:s3:::audit/tracker/"));
+    let mut patterns = patterns.peekable();
+    assert!(
+        patterns.peek().is_some(),
+        "the example has no {effect} of {action} by key"
+    );
+    patterns.any(|pattern| matches(pattern, key))
+}
+
+/// Returns true if a text matches a pattern in which `*` stands for any text.
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| matches(after, rest)))
+        }),
     }
 }
 

@@ -21,11 +21,11 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
             actions.push(json!("s3:PutObjectRetention"));
         }
     };
-    fixture.grant(bucket, &account, with_retention).await?;
+    fixture.grant(bucket, &account.access_key, with_retention).await?;
     // A bucket without object lock is reported as such.
     let plain = format!("{bucket}-plain");
     fixture.gateway.create_bucket(&plain).await?;
-    fixture.grant(&plain, &account, with_retention).await?;
+    fixture.grant(&plain, &account.access_key, with_retention).await?;
     let mut export = fixture.export("plain", &plain, "bucket");
     export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
     apply(fixture.cluster, &export).await?;
@@ -40,7 +40,7 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
     let forbidden = format!("{bucket}-forbidden");
     let create = fixture.s3.create_bucket().bucket(&forbidden);
     create.object_lock_enabled_for_bucket(true).send().await?;
-    fixture.grant(&forbidden, &account, |_| ()).await?;
+    fixture.grant(&forbidden, &account.access_key, |_| ()).await?;
     let mut export = fixture.export("forbidden", &forbidden, "bucket");
     export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
     apply(fixture.cluster, &export).await?;

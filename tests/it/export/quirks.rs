@@ -1,10 +1,12 @@
 //! Exports into stores with peculiarities, imitated by the fake of `tests/testkit`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use eventexport::export::manifest::sign::{Signing, SigningKey};
 use eventexport::export::snapshot::Snapshot;
-use eventexport::storage::{S3Store, Store};
+use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, S3Store, Segments, Store};
 use jiff::civil::date;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +87,70 @@ async fn an_export_adapts_to_a_store_with_few_features() {
     let snapshot = run(&fixture, &fake).await;
     assert!(snapshot.complete, "{:#?}", snapshot.problems);
     assert_eq!(fixture.simulator.ledger().opened, 2);
+}
+
+/// The store evaluates the statements that versitygw does not know: no overwrite of evidence, no delete of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_needs_no_overwrite_and_no_delete_of_evidence() {
+    let mut settings = settings();
+    // Uploaded in parts.
+    settings.volume.days = BTreeMap::from([(date(2018, 6, 2), 20_000)]);
+    settings.gzip.level = 0;
+    let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 3)).await;
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let key = SigningKey::from_pem(key.serialize_pem().as_bytes()).unwrap();
+    fixture.signing = Signing::With(Arc::new(key));
+    let fake = quirks::start(&["example-policy"]).await;
+    for _ in 0..2 {
+        let snapshot = run(&fixture, &fake).await;
+        assert!(snapshot.complete, "{:#?}", snapshot.problems);
+    }
+    let requests = fake.requests();
+    assert!(
+        !requests.iter().any(|request| request.ends_with(" 403")),
+        "{requests:#?}"
+    );
+    let completed = |request: &&String| {
+        request.starts_with("POST") && request.contains("/date%3D") && request.contains("uploadId")
+    };
+    assert_eq!(requests.iter().filter(completed).count(), 1, "{requests:#?}");
+    // The fake refuses what the policy forbids.
+    let store = S3Store::connect(quirks::settings(&fake)).await.unwrap();
+    let written = requests.iter().filter(|request| request.starts_with("PUT"));
+    let keys = written.filter_map(|request| {
+        Some(
+            request
+                .split_once("/audit/")?
+                .1
+                .split([' ', '?'])
+                .next()?
+                .to_owned(),
+        )
+    });
+    let keys: Vec<String> = keys
+        .map(|key| {
+            percent_encoding::percent_decode_str(&key)
+                .decode_utf8_lossy()
+                .into_owned()
+        })
+        .collect();
+    let evidence: Vec<String> = keys
+        .into_iter()
+        .filter(|key| !key.contains("_journal/") || key.contains(".receipt.json"))
+        .collect();
+    assert!(evidence.len() >= 7, "{evidence:?}");
+    for key in &evidence {
+        let body = Segments::from(bytes::Bytes::from_static(b"{}"));
+        let options = PutOptions {
+            mode: PutMode::Overwrite,
+            crc64: Crc64::of_segments(&body),
+            metadata: Vec::new(),
+            content_type: "application/json",
+            class: ObjectClass::Proof,
+        };
+        assert!(store.put(key, body, &options).await.is_err(), "{key}");
+    }
+    assert_eq!(store.delete(&evidence).await.unwrap().len(), evidence.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
