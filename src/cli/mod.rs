@@ -10,6 +10,7 @@ pub mod day;
 pub mod documents;
 pub mod download;
 pub mod exit;
+pub mod health;
 pub mod human;
 pub mod inspect;
 pub mod job;
@@ -83,6 +84,7 @@ pub enum Command {
     /// Print the `CustomResourceDefinition` for `kubectl apply -f -`.
     #[command(after_help = CRD_EXAMPLES)]
     Crd,
+    Health(health::HealthArgs),
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),

@@ -6,6 +6,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tracing::debug;
 
+use super::FIELD_MANAGER;
 use super::entry::{FINALIZER, has_finalizer};
 use crate::api::EventExport;
 use crate::export::engine::ReleaseReport;
@@ -93,8 +94,11 @@ async fn patch(
         "resourceVersion": read.metadata.resource_version,
         "finalizers": names,
     }});
-    api.patch(name, &PatchParams::default(), &Patch::Merge(&body))
-        .await
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    api.patch(name, &params, &Patch::Merge(&body)).await
 }
 
 /// Returns the sessions that a release left, and the cause.

@@ -21,7 +21,7 @@ use super::election::{self, CandidateStep, LeaderStep, LeaseRecord, LeaseTiming,
 use super::installations::{LEASE_LABEL, LeaseName, SCOPE_ANNOTATION};
 use super::kube_error::describe_error;
 use super::watch_scope::WatchScope;
-use super::{FENCE_MARGIN, metered};
+use super::{FENCE_MARGIN, FIELD_MANAGER, metered};
 use crate::egress::{Fence, Traffic};
 use crate::telemetry::Health;
 
@@ -55,6 +55,13 @@ pub(super) fn client(mut config: Config, timing: &LeaseTiming, traffic: &Traffic
     config.write_timeout = Some(timing.request());
     config.reset_reader_on_write = true;
     metered::client(config, traffic)
+}
+
+fn post_params() -> PostParams {
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
 }
 
 /// Returns a unique name for this process: the host name and 64 random bits.
@@ -183,11 +190,7 @@ impl LeaseCandidate {
             match election::candidate_step(&self.me, seen.as_ref(), observed.since.elapsed(), &self.timing) {
                 CandidateStep::Wait(wait) => return Ok(Err(wait)),
                 CandidateStep::Create => {
-                    with_timeout(
-                        &self.timing,
-                        self.api.create(&PostParams::default(), &self.new_lease()),
-                    )
-                    .await
+                    with_timeout(&self.timing, self.api.create(&post_params(), &self.new_lease())).await
                 }
                 CandidateStep::Acquire | CandidateStep::Renew => {
                     let Some(lease) = &observed.lease else {
@@ -265,11 +268,7 @@ impl LeaseCandidate {
             seconds(self.timing.duration)
         };
         spec.renew_time = Some(now);
-        with_timeout(
-            &self.timing,
-            self.api.replace(&self.name, &PostParams::default(), &lease),
-        )
-        .await
+        with_timeout(&self.timing, self.api.replace(&self.name, &post_params(), &lease)).await
     }
 
     fn start_renewing(self, lease: Lease, sent: Instant, health: Health) -> Leadership {

@@ -3,15 +3,19 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, header};
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tower::{Layer, Service};
 
 use crate::egress::{Peer, RequestLabel, Traffic};
 
+/// Name and version of this software, as it calls itself at the API server and in its audit log.
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("eventexport/", env!("CARGO_PKG_VERSION")));
+
 /// Creates a client with this layer.
-pub(super) fn client(config: Config, traffic: &Traffic) -> kube::Result<Client> {
+pub(super) fn client(mut config: Config, traffic: &Traffic) -> kube::Result<Client> {
+    config.headers.push((header::USER_AGENT, USER_AGENT));
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&MeteredLayer(traffic.clone()))
         .build())

@@ -194,6 +194,7 @@ mod tests {
                 let _in = tracing::error_span!("span", inherited = %foreign).entered();
                 tracing::warn!(error = %foreign, quoted = foreign, "failed: {foreign}");
                 tracing::error!(target: "rustls_platform_verifier::verification", "{foreign}");
+                tracing::error!(target: "kube_client::client", "{foreign}");
             });
             let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
             let line = text.strip_suffix('\n').unwrap();

@@ -39,10 +39,12 @@ pub(super) const MAX_FIELD_CHARS: usize = 4096;
 
 /// Returns true if a line may be logged, independent of the filter. The S3 client writes requests with session tokens,
 /// and bodies of responses, below `info`. The verifier of certificates writes each error that it returns as well,
-/// with all names of the peer's certificate; we report that error with its remedy.
+/// with all names of the peer's certificate; we report that error with its remedy. The Kubernetes client writes complete
+/// replies that it cannot parse, which may be those of Secrets.
 pub fn is_safe_to_log(metadata: &tracing::Metadata<'_>) -> bool {
     let target = metadata.target();
     !target.starts_with("rustls_platform_verifier")
+        && target != "kube_client::client"
         && (!target.starts_with("aws") || *metadata.level() <= tracing::Level::INFO)
 }
 

@@ -18,6 +18,10 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "eventexport.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
 {{- define "eventexport.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "eventexport.fullname" .) .Values.serviceAccount.name -}}
@@ -55,6 +59,13 @@ eventexport-operator
 app.kubernetes.io/name: {{ include "eventexport.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
+{{- end -}}
+
+{{/* Labels of the Pod of `helm test`, which the Deployment and the Service do not select. */}}
+{{- define "eventexport.testSelector" -}}
+app.kubernetes.io/name: {{ include "eventexport.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
 {{- end -}}
 
 {{/* Labels of a resource; takes (dict "root" $ "labels" …) with additional labels. */}}

@@ -16,8 +16,9 @@ use aws_sdk_s3::config::interceptors::{
 };
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
-    ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    RuntimeComponents, SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
+    AppName, ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents, SharedCredentialsProvider, SharedHttpClient,
+    StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sigv4::http_request::SignableBody;
@@ -108,6 +109,8 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
             clock,
             requester_pays: settings.requester_pays,
         });
+    // Part of the user agent, which access logs of stores show.
+    config.set_app_name(AppName::new(concat!("eventexport-", env!("CARGO_PKG_VERSION"))).ok());
     config.set_endpoint_url(
         settings
             .endpoint

@@ -176,7 +176,7 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
             if document["kind"] == "HelmRelease" {
                 document["spec"]["chartRef"]["kind"] = json!("ExternalArtifact");
                 // No node runs Pods, and all peers are on this machine.
-                document["spec"]["values"]["replicas"] = json!(0);
+                document["spec"]["values"]["replicaCount"] = json!(0);
                 document["spec"]["values"]["allowHosts"] = json!(["127.0.0.1"]);
                 document["spec"]["values"]["limits"] = json!({ "sessionQuiet": "1s" });
             }

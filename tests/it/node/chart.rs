@@ -254,7 +254,12 @@ fn arguments<'a>(verb: &'a str, chart: &'a str, more: &[&'a str]) -> Vec<&'a str
     for value in [
         "image.repository=localhost/eventexport",
         "image.pullPolicy=Never",
-        "replicas=2",
+        // The previous chart has another name for it.
+        if chart == PREVIOUS_CHART {
+            "replicas=2"
+        } else {
+            "replicaCount=2"
+        },
         "allowHosts={10.96.0.1}",
     ] {
         arguments.extend(["--set", value]);

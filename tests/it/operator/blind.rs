@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::process::{OperatorFixture, SHORT_LEASE};
 use super::{apply, condition, eventually, get};
+use crate::testkit::process::program;
 
 #[tokio::test]
 async fn an_operator_without_the_right_to_list_is_not_ready_and_recovers() -> Result<()> {
@@ -55,6 +56,20 @@ async fn an_operator_without_the_right_to_list_is_not_ready_and_recovers() -> Re
         status == 503 && text.contains("EventExports not listed yet"),
         "{status} {text}"
     );
+    let health = async || {
+        let mut command = tokio::process::Command::new(program());
+        command.args(["health", operator.address()]);
+        let output = command.output().await?;
+        Ok::<_, anyhow::Error>((
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        ))
+    };
+    let (code, text) = health().await?;
+    ensure!(
+        code == Some(1) && text.contains("EventExports not listed yet"),
+        "{code:?} {text}"
+    );
     let lines = operator.lines();
     let refused = lines.iter().find(|line| {
         line["message"]
@@ -84,6 +99,11 @@ async fn an_operator_without_the_right_to_list_is_not_ready_and_recovers() -> Re
     )
     .await?;
     ensure!(age().await?.is_some_and(|age| age.parse() == Ok(0.0)));
+    let (code, text) = health().await?;
+    ensure!(
+        code == Some(0) && text.ends_with(": ready, leads\n"),
+        "{code:?} {text}"
+    );
     eventually("it serves the export", async || {
         let object = get(cluster, namespace, "june").await?.context("it is gone")?;
         Ok(condition(&object, "Complete") == "True/Complete")

@@ -15,12 +15,16 @@ use crate::testkit::environment::{STOP_LIMIT, june, simulator};
 #[tokio::test]
 async fn a_namespace_admin_can_install_an_operator_for_it() -> Result<()> {
     let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
-    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kustomize/crds");
-    kubectl(
-        cluster,
-        &["apply", "--server-side", "--force-conflicts", "-k", base],
-    )
-    .await?;
+    for base in [
+        concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kustomize/crds"),
+        concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kustomize/delegation"),
+    ] {
+        kubectl(
+            cluster,
+            &["apply", "--server-side", "--force-conflicts", "-k", base],
+        )
+        .await?;
+    }
     let namespace = cluster.namespace("tenant").await;
     let bind = [
         "create",
@@ -87,6 +91,11 @@ pub(super) async fn unused(cluster: &Cluster, namespace: &str) -> Result<BTreeSe
     for line in fs::read_to_string(cluster.folder().join("audit.log"))?.lines() {
         let event: Value = serde_json::from_str(line)?;
         if event["user"]["username"] == format!("system:serviceaccount:{namespace}:eventexport") {
+            let agent = event["userAgent"].as_str().unwrap_or_default();
+            ensure!(
+                agent.starts_with("eventexport/"),
+                "the operator calls itself {agent:?}"
+            );
             let (verb, object) = (&event["verb"], &event["objectRef"]);
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let mut resource = text(&object["resource"]);
