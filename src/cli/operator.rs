@@ -129,6 +129,17 @@ pub struct OperatorArgs {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
 
+    /// Watch the metadata of Secrets, to notice a rotation at once; false: at the next failure or run, and without the
+    /// right to list Secrets
+    #[arg(
+        long,
+        env = "EVENTEXPORT_WATCH_SECRETS",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub watch_secrets: bool,
+
     /// Name of this cluster in the journals of buckets; it must never change (default: the UID of kube-system)
     #[arg(long, env = "EVENTEXPORT_CLUSTER_ID", value_name = "ID")]
     pub cluster_id: Option<String>,
@@ -316,6 +327,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         concurrency: args.concurrency,
         debounce: DEFAULT_DEBOUNCE,
         watch: WatchConfig::default(),
+        watch_secrets: args.watch_secrets,
         shutdown_timeout: args.shutdown_timeout,
         exporter: Arc::new(exporter),
         traffic,

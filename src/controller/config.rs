@@ -25,6 +25,8 @@ pub struct OperatorConfig {
     pub debounce: Duration,
     /// Timeouts of watches.
     pub watch: WatchConfig,
+    /// True to watch the metadata of Secrets, which needs `list` and `watch` on all of them. Default true.
+    pub watch_secrets: bool,
     /// Maximum time for exports to stop and delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
     pub shutdown_timeout: Duration,

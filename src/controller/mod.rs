@@ -176,9 +176,11 @@ async fn run_as_leader(
     let reports = apply_run_events(run_events, registry.clone(), ended.clone());
     let mut reports = AbortOnDropHandle::new(tokio::spawn(reports));
     let secrets = {
-        let (registry, times, scope) = (registry.clone(), config.watch, config.scope.clone());
+        let (registry, config) = (registry.clone(), config.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
-            secret_watch::watch(&client, &scope, times, &registry).await;
+            if config.watch_secrets {
+                secret_watch::watch(&client, &config.scope, config.watch, &registry).await;
+            }
         }))
     };
     let overlaps = leases.run(reader.clone(), registry.wake_ups.clone());

@@ -213,6 +213,14 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     .await?;
     ensure!(fixture.wait_complete().await? == (uid.clone(), covered.clone()));
     ensure!(operator.stop(STOP_LIMIT).await?, "it did not stop well");
+    let lines = operator.lines();
+    let watches = lines.iter().any(|line| {
+        line["message"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("watch Secrets")
+    });
+    ensure!(!watches, "it tries to watch Secrets: {lines:?}");
 
     people_have_the_rights_of_their_roles(&fixture).await?;
 

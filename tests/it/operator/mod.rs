@@ -101,6 +101,7 @@ impl Operator {
             concurrency: DEFAULT_CONCURRENCY,
             debounce: DEFAULT_DEBOUNCE,
             watch,
+            watch_secrets: true,
             shutdown_timeout: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
