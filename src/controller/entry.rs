@@ -1,6 +1,7 @@
 //! State of one resource in this process. Small: an idle resource costs no more than its entry.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,8 @@ pub(super) struct ExportEntry {
     pub(super) failure: Option<Failure>,
     /// Result of the last run, until the status in the cluster shows it.
     pub(super) last_run: Option<(Arc<Snapshot>, Arc<ExportSpec>)>,
+    /// Digest of the spec that was found complete last.
+    pub(super) complete_spec: Option<NonZero<u64>>,
     /// Report of a release that left sessions.
     pub(super) release_report: Option<Box<ReleaseReport>>,
     /// True if a release built the runner from the Secrets.
@@ -169,6 +172,7 @@ impl ExportEntry {
             errors: 0,
             failure: None,
             last_run: None,
+            complete_spec: None,
             release_report: None,
             runner_rebuilt: false,
             deleting: None,

@@ -5,6 +5,7 @@ use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
@@ -268,7 +269,12 @@ impl ExportRegistry {
         }
         let spec = running.spec;
         let result = match outcome {
-            TaskOutcome::Exported(snapshot) => after_export(entry, uid, snapshot, now),
+            TaskOutcome::Exported(snapshot) => {
+                if snapshot.observed {
+                    entry.complete_spec = NonZero::new(spec).filter(|_| snapshot.complete);
+                }
+                after_export(entry, uid, snapshot, now)
+            }
             TaskOutcome::Released(released) => after_release(entry, released, now),
             TaskOutcome::Blocked(failure) => after_blocked(entry, failure, now),
             TaskOutcome::NotStarted => after_not_started(entry, now),

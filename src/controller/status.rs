@@ -42,6 +42,8 @@ pub enum ExportPhase<'a> {
     Suspended {
         /// True while its task is still stopping.
         stopping: bool,
+        /// True if this process found the spec complete, apart from `suspend`.
+        still_complete: bool,
     },
     /// The export runs, or is idle.
     Observed(&'a Snapshot, &'a ExportSpec),
@@ -90,7 +92,10 @@ pub fn compute_status(
     match phase {
         ExportPhase::Starting if same => return next,
         ExportPhase::Starting => set_starting(&mut next, subject),
-        ExportPhase::Suspended { stopping } => set_suspended(&mut next, subject, stopping),
+        ExportPhase::Suspended {
+            stopping,
+            still_complete,
+        } => set_suspended(&mut next, subject, stopping, same || still_complete),
         ExportPhase::Blocked(failure) => {
             let mut health = export_health::blocked(failure, previous);
             health.complete &= same;
@@ -167,7 +172,8 @@ fn set_starting(next: &mut EventExportStatus, subject: StatusContext) {
     );
 }
 
-fn set_suspended(next: &mut EventExportStatus, subject: StatusContext, stopping: bool) {
+/// `same_spec`: the conditions are about the current spec, apart from `suspend`.
+fn set_suspended(next: &mut EventExportStatus, subject: StatusContext, stopping: bool, same_spec: bool) {
     let message = if stopping {
         "spec.suspend is true: the operator stops transfers and deletes sessions"
     } else {
@@ -175,6 +181,7 @@ fn set_suspended(next: &mut EventExportStatus, subject: StatusContext, stopping:
     };
     // The same change may have given a complete export another range, which nothing verifies while it is suspended.
     let was = find_condition(&next.conditions, ConditionType::Complete).map(|was| was.status.as_str());
+    let still_complete = same_spec && was == Some("True");
     let complete = (was == Some("False")).then_some(false);
     put_condition(
         next,
@@ -184,14 +191,16 @@ fn set_suspended(next: &mut EventExportStatus, subject: StatusContext, stopping:
         Reason::Suspended,
         message,
     );
-    put_condition(
-        next,
-        subject,
-        ConditionType::Complete,
-        complete,
-        Reason::Suspended,
-        message,
-    );
+    if !still_complete {
+        put_condition(
+            next,
+            subject,
+            ConditionType::Complete,
+            complete,
+            Reason::Suspended,
+            message,
+        );
+    }
     put_condition(
         next,
         subject,

@@ -37,7 +37,7 @@ pub const FIELD_MANAGER: &str = "eventexport.io/operator";
 enum KnownState {
     Unknown,
     Starting,
-    Suspended { stopping: bool },
+    Suspended { stopping: bool, still_complete: bool },
     Blocked(Failure),
     Observed(Arc<Snapshot>, Arc<ExportSpec>),
 }
@@ -45,8 +45,10 @@ enum KnownState {
 fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
     let wanted = spec_digest(&object.spec);
     match &entry.state {
-        TaskState::Running(_) if object.spec.suspend => KnownState::Suspended { stopping: true },
-        _ if object.spec.suspend => KnownState::Suspended { stopping: false },
+        state if object.spec.suspend => KnownState::Suspended {
+            stopping: matches!(state, TaskState::Running(_)),
+            still_complete: entry.complete_spec.is_some_and(|spec| spec.get() == wanted),
+        },
         TaskState::Running(running) if running.kind == TaskKind::Export && running.spec == wanted => {
             match &entry.runner {
                 Some(runner) => {
@@ -164,7 +166,13 @@ async fn write_status(
     let phase = match known {
         KnownState::Unknown => None,
         KnownState::Starting => Some(status::ExportPhase::Starting),
-        KnownState::Suspended { stopping } => Some(status::ExportPhase::Suspended { stopping: *stopping }),
+        KnownState::Suspended {
+            stopping,
+            still_complete,
+        } => Some(status::ExportPhase::Suspended {
+            stopping: *stopping,
+            still_complete: *still_complete,
+        }),
         KnownState::Blocked(failure) => Some(status::ExportPhase::Blocked(failure)),
         KnownState::Observed(snapshot, export) => Some(status::ExportPhase::Observed(snapshot, export)),
     };

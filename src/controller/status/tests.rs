@@ -344,9 +344,17 @@ fn a_suspended_export_keeps_its_counts() {
         waiting: 1,
         ..snapshot()
     });
-    let stopping = compute_status(subject(), ExportPhase::Suspended { stopping: true }, &before);
+    let suspended = |stopping, still_complete| ExportPhase::Suspended {
+        stopping,
+        still_complete,
+    };
+    let next = || StatusContext {
+        generation: subject().generation + 1,
+        ..subject()
+    };
+    let stopping = compute_status(next(), suspended(true, false), &before);
     assert_eq!(summary(&stopping), ("FFTF".to_owned(), "Suspended".to_owned()));
-    let stopped = compute_status(subject(), ExportPhase::Suspended { stopping: false }, &stopping);
+    let stopped = compute_status(next(), suspended(false, false), &stopping);
     assert_eq!(summary(&stopped), ("FFFF".to_owned(), "Suspended".to_owned()));
     let windows = stopped.windows.unwrap();
     assert_eq!((windows.stored, windows.active, windows.waiting), (29, 0, 3));
@@ -354,16 +362,21 @@ fn a_suspended_export_keeps_its_counts() {
         complete: true,
         ..snapshot()
     });
-    let suspended = compute_status(subject(), ExportPhase::Suspended { stopping: false }, &complete);
+    let other = compute_status(next(), suspended(false, false), &complete);
     assert_eq!(
-        summary(&suspended).0,
+        summary(&other).0,
         "FUFF",
-        "a suspended export does not verify that its range is still complete"
+        "a suspended export does not verify that another range is complete"
     );
+    assert_eq!(compute_status(next(), suspended(false, false), &other), other);
+    let same = compute_status(next(), suspended(false, true), &complete);
     assert_eq!(
-        compute_status(subject(), ExportPhase::Suspended { stopping: false }, &suspended),
-        suspended
+        summary(&same).0,
+        "FTFF",
+        "suspending a complete export changes nothing in its archive"
     );
+    // Also after a restart of the operator.
+    assert_eq!(compute_status(next(), suspended(false, false), &same), same);
 }
 
 #[test]

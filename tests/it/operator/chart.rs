@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::helm::{CHART, Helm};
-use super::{apply, event_reasons, eventually, get, kubectl, patch, pod, rbac, wait_conditions};
+use super::{apply, condition, event_reasons, eventually, get, kubectl, patch, pod, rbac, wait_conditions};
 use crate::bed::{Cluster, Gateway};
 use crate::testkit::environment::{COMPLETE, STOP_LIMIT, june, simulator};
 use crate::testkit::process::Process;
@@ -184,6 +184,9 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
             "True/Complete"
         };
         wait_conditions(cluster, "audit", "june", [ready, "", "", ""]).await?;
+        // Suspending changes nothing in the archive.
+        let export = get(cluster, "audit", "june").await?.context("it is gone")?;
+        ensure!(condition(&export, "Complete") == "True/Complete");
     }
     ensure!(
         event_reasons(cluster, "audit", "june")
