@@ -51,7 +51,7 @@ fn dates_agree_with_the_calendar() {
             }
         }
     }
-    for rule in [rules::END, rules::GAP_DATE] {
+    for rule in [rules::END, rules::GAP_DATE, rules::UNSIGNED_BEFORE] {
         assert_eq!(rule.expression, rules::START.expression);
     }
 }
@@ -144,4 +144,14 @@ fn durations_agree_with_cel() {
 fn reasons_agree_with_cel() {
     let texts = prop_oneof!["[ \t\r\n\u{b}\u{c}\u{a0}a\u{1}\u{7f}]{1,3}", r"\PC{0,3}"];
     assert_agree(texts, rules::GAP_REASON, syntax::is_gap_reason);
+}
+
+#[test]
+fn heads_agree_with_cel() {
+    let texts = prop_oneof![
+        "[0-9]{0,9}:[0-9a-g]{63,65}",
+        "[1-9][0-9]{0,7}:[0-9a-f]{64}",
+        "[ -~]{0,12}"
+    ];
+    assert_agree(texts, rules::HEAD, syntax::is_head);
 }

@@ -12,7 +12,7 @@ use super::duration::{MAX_SETTLE_AFTER, parse_duration};
 use super::rules::{self, Rule};
 use super::schema::{self, SCHEMA};
 use super::source::{CaSecretRef, SecretRef, Source};
-use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec};
+use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec, ManifestSettings};
 use super::syntax;
 
 /// Maximum number of errors that a validation reports.
@@ -33,6 +33,10 @@ pub struct CheckedSpec {
     pub uaa: UaaAddress,
     /// URL of the store. `None`: AWS.
     pub s3_endpoint: Option<Url>,
+    /// Manifest that is given up, as NUMBER:SHA256.
+    pub abandoned_head: Option<String>,
+    /// Day before which receipts may lack a signature.
+    pub unsigned_receipts_before: Option<Date>,
 }
 
 /// Range of UTC days: both ends inclusive, not inverted.
@@ -72,13 +76,10 @@ impl EventExportSpec {
         let (tracker, uaa) = errors.source(&self.source);
         errors.require("spec.space", rules::SPACE, syntax::is_space_id(&self.space));
         let s3_endpoint = errors.s3(&self.destination.s3);
-        let signing = self
-            .manifest
-            .as_ref()
-            .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
-        if let Some(reference) = signing {
-            errors.secret("spec.manifest.signingKeySecretRef", reference);
-        }
+        let (abandoned_head, unsigned_receipts_before) = match &self.manifest {
+            Some(manifest) => errors.manifest(manifest),
+            None => (None, None),
+        };
         let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
         errors.require("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
         let gaps: Vec<CheckedGap> = (0..)
@@ -93,6 +94,8 @@ impl EventExportSpec {
                 tracker,
                 uaa,
                 s3_endpoint,
+                abandoned_head,
+                unsigned_receipts_before,
             }),
             _ => Err(errors.sorted()),
         }
@@ -191,6 +194,26 @@ impl SpecErrors {
             end: last?,
             reason: reason.clone(),
         })
+    }
+
+    fn manifest(&mut self, manifest: &ManifestSettings) -> (Option<String>, Option<Date>) {
+        let ManifestSettings {
+            signing_key_secret_ref,
+            abandoned_head,
+            unsigned_receipts_before,
+        } = manifest;
+        if let Some(reference) = signing_key_secret_ref {
+            self.secret("spec.manifest.signingKeySecretRef", reference);
+        }
+        if let Some(head) = abandoned_head {
+            self.require("spec.manifest.abandonedHead", rules::HEAD, syntax::is_head(head));
+        }
+        let before = unsigned_receipts_before.as_deref().map(syntax::parse_date);
+        if let Some(day) = before {
+            let path = "spec.manifest.unsignedReceiptsBefore";
+            self.require(path, rules::UNSIGNED_BEFORE, day.is_some());
+        }
+        (abandoned_head.clone(), before.flatten())
     }
 
     fn source(&mut self, source: &Source) -> (Option<Url>, Option<UaaAddress>) {

@@ -45,7 +45,8 @@ pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
 pub use status::{
-    EventExportStatus, LastError, MAX_RANGES, MAX_REQUEST_CHARS, MAX_SESSIONS, OpenSession, WindowCounts,
+    EventExportStatus, LastError, MAX_RANGES, MAX_REQUEST_CHARS, MAX_SESSIONS, ManifestStatus, OpenSession,
+    WindowCounts,
 };
 pub use syntax::is_space_id;
 

@@ -43,6 +43,8 @@ pub mod limit {
     pub const ACCEPTED_GAPS: usize = 1000;
     /// Maximum length of the reason of an accepted gap.
     pub const REASON_CHARS: usize = 512;
+    /// Maximum length of NUMBER:SHA256: eight digits, a colon and 64 digits.
+    pub const HEAD_CHARS: usize = 73;
     /// Maximum length of a URL.
     pub const URL_CHARS: usize = 512;
     /// Maximum length of the name of a Secret (Kubernetes).
@@ -302,4 +304,15 @@ rule!(
     /// Requires an explanation on a single line, which tables can show.
     GAP_REASON: "self.matches('[^[:space:]]') && !self.matches('[[:cntrl:]]')",
     "must explain on one line why the gap is accepted"
+);
+rule!(
+    /// Number and SHA-256 of a manifest.
+    HEAD: "self.matches('^[1-9][0-9]{0,7}:[0-9a-f]{64}$')",
+    "must be the number and the SHA-256 of a manifest, as NUMBER:SHA256: copy the text from the message of the reason \
+     ManifestMissing"
+);
+rule!(
+    /// Calendar date.
+    UNSIGNED_BEFORE: concat!("self.matches('", date!(), "')"),
+    "must be a calendar date from 1970-01-01 to 2099-12-31, as YYYY-MM-DD"
 );

@@ -238,10 +238,27 @@ pub struct DateRange {
 #[serde(rename_all = "camelCase")]
 pub struct ManifestSettings {
     /// Secret in this namespace with the key `signingKey`: an Ed25519 private key in PEM (PKCS#8), as `openssl genpkey
-    /// -algorithm ed25519` prints it. Manifests are signed with this key. It can be changed: later manifests are signed
-    /// with the new key, earlier signatures stay. If omitted, manifests are not signed.
+    /// -algorithm ed25519` prints it. Receipts, manifests and checkpoints are signed with this key. It can be changed:
+    /// put the public key of the earlier one into the key `previousPublicKeys` of the Secret (PEM, one or several), so
+    /// that earlier signatures count. If omitted, nothing is signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing_key_secret_ref: Option<SecretRef>,
+
+    /// Newest manifest that is given up, as NUMBER:SHA256: the one that `status.manifest` remembers and the bucket does
+    /// not have any more, or one that states more events than are left. Without it, nothing is added to the manifests
+    /// while that manifest or its events are missing. The message of the reason `ManifestMissing` has the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limit::HEAD_CHARS))]
+    #[x_kube(validation = rules::HEAD)]
+    pub abandoned_head: Option<String>,
+
+    /// UTC day, as YYYY-MM-DD: receipts of days before it may be stated by a signed manifest although they have no
+    /// signature. For archives that are older than their signing key; remove it when their manifests are signed.
+    /// Example: 2026-12-01
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limit::DATE_CHARS))]
+    #[x_kube(validation = rules::UNSIGNED_BEFORE)]
+    pub unsigned_receipts_before: Option<String>,
 }
 
 /// Range of days that are known to be lost.

@@ -82,6 +82,15 @@ pub struct EventExportStatus {
     #[schemars(length(max = MAX_SESSIONS))]
     pub sessions: Vec<OpenSession>,
 
+    /// Newest manifest of the archive. It is remembered here, outside the bucket: while the bucket does not have it, nothing
+    /// is added to the manifests, and the condition `Stalled` has the reason `ManifestMissing`.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub manifest: Option<ManifestStatus>,
+
     /// Time at which the first transfer began.
     #[serde(
         default,
@@ -137,6 +146,7 @@ impl Default for EventExportStatus {
             missing: Vec::new(),
             expired: Vec::new(),
             sessions: Vec::new(),
+            manifest: None,
             start_time: None,
             completion_time: None,
             next_run_time: None,
@@ -173,6 +183,26 @@ pub struct OpenSession {
     /// Window that the session was opened for: 2018-06-28 or 2018-06-28T07.
     #[schemars(length(max = 16))]
     pub window: String,
+}
+
+/// Newest manifest of an archive.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestStatus {
+    /// Number of the manifest.
+    #[schemars(range(min = 1, max = 99_999_999))]
+    pub sequence: u32,
+    /// SHA-256 of the manifest: 64 hexadecimal digits, as `sha256sum` prints them.
+    #[schemars(length(min = 64, max = 64))]
+    pub sha256: String,
+    /// Id of the key that signed the manifest: the SHA-256 of its public key in DER, 64 hexadecimal digits. Empty if it
+    /// is not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 64, max = 64))]
+    pub key_id: Option<String>,
+    /// Time at which the manifest was written, by the clock of the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_at: Option<Time>,
 }
 
 /// Error of an export.

@@ -80,3 +80,12 @@ pub(super) fn is_ascii_token(text: &str, signs: &str) -> bool {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
 }
+
+/// Accepts the number of a manifest, a colon, and 64 lower-case hexadecimal digits.
+pub(super) fn is_head(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(number, digest)| {
+        let decimal = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        decimal && (1..=8).contains(&number.len()) && digest.len() == 64 && digest.bytes().all(hex)
+    })
+}

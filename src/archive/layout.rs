@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use jiff::civil::Date;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ulid::Ulid;
 
@@ -12,6 +13,9 @@ use super::window::Window;
 
 /// Internal folder of a directory store. A copy of a directory to a bucket may contain it.
 const INTERNAL_DIR: &str = ".eventexport-tmp";
+
+/// Highest revision of a receipt.
+pub const REVISION_MAX: u32 = 9999;
 
 /// Key prefix of everything that one space and scope has in a bucket: empty, or ends with `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +51,16 @@ pub enum Key {
     Manifest(u64),
     /// Signature of the manifest with this number.
     Signature(u64),
+    /// Time stamp of the manifest with this number (RFC 3161).
+    ManifestTimestamp(u64),
+    /// Signature of a receipt, by the revision of the receipt: 0 is the first.
+    ReceiptSignature(Window, u32),
+    /// Statement of a continuous export about its archive on a UTC day.
+    Checkpoint(Date),
+    /// Signature of the checkpoint of a day.
+    CheckpointSignature(Date),
+    /// Time stamp of the checkpoint of a day (RFC 3161).
+    CheckpointTimestamp(Date),
     /// Foreign key.
     Other,
 }
@@ -89,7 +103,7 @@ impl ArchiveRoot {
             return Some(root);
         }
         let below = key.strip_prefix(prefix).unwrap_or(key);
-        let folders = ["date=", "_journal/", "_manifests/"];
+        let folders = ["date=", "_journal/", "_manifests/", "_checkpoints/"];
         let direct = folders.iter().any(|folder| below.starts_with(folder));
         direct.then(|| Self::from_prefix(prefix))
     }
@@ -105,6 +119,19 @@ impl ArchiveRoot {
         let scope = folders.next()?.strip_prefix("scope=")?;
         let space = folders.next()?.strip_prefix("space=")?;
         Some((decode(space)?, scope.to_owned()))
+    }
+
+    /// Returns the prefix before the folders of space and scope, without slashes at its ends.
+    pub fn prefix(&self) -> &str {
+        let mut rest = self.0.trim_end_matches('/');
+        for name in ["scope=", "space="] {
+            let (before, folder) = rest.rsplit_once('/').unwrap_or(("", rest));
+            if !folder.starts_with(name) {
+                break;
+            }
+            rest = before;
+        }
+        rest.trim_matches('/')
     }
 
     /// Returns the same root below another prefix, which is empty or ends with `/`.
@@ -136,6 +163,11 @@ impl ArchiveRoot {
     /// Returns the prefix of all manifests and signatures.
     pub fn manifests_prefix(&self) -> String {
         format!("{}_manifests/", self.0)
+    }
+
+    /// Returns the prefix of all checkpoints and their signatures.
+    pub fn checkpoints_prefix(&self) -> String {
+        format!("{}_checkpoints/", self.0)
     }
 
     /// Returns the prefix of all objects of a day and its hours.
@@ -170,6 +202,14 @@ impl Key {
             Self::Prepared(id) => format!("_journal/{id}.prepared.json"),
             Self::Manifest(number) => format!("_manifests/{number:08}.json"),
             Self::Signature(number) => format!("_manifests/{number:08}.json.sig"),
+            Self::ManifestTimestamp(number) => format!("_manifests/{number:08}.json.tsr"),
+            Self::ReceiptSignature(window, 0) => format!("_journal/{window}.receipt.json.sig"),
+            Self::ReceiptSignature(window, revision) => {
+                format!("_journal/{window}.r{revision}.receipt.json.sig")
+            }
+            Self::Checkpoint(day) => format!("_checkpoints/{day}.json"),
+            Self::CheckpointSignature(day) => format!("_checkpoints/{day}.json.sig"),
+            Self::CheckpointTimestamp(day) => format!("_checkpoints/{day}.json.tsr"),
             Self::Other => return None,
         })
     }
@@ -187,12 +227,33 @@ fn parse_relative(below: &str) -> Option<Key> {
         return Some(Key::Events(window));
     }
     if let Some(name) = below.strip_prefix("_manifests/") {
-        return match name.strip_suffix(".sig") {
-            Some(name) => Some(Key::Signature(manifest_number(name)?)),
-            None => Some(Key::Manifest(manifest_number(name)?)),
+        return match (name.strip_suffix(".sig"), name.strip_suffix(".tsr")) {
+            (Some(name), _) => Some(Key::Signature(manifest_number(name)?)),
+            (_, Some(name)) => Some(Key::ManifestTimestamp(manifest_number(name)?)),
+            _ => Some(Key::Manifest(manifest_number(name)?)),
         };
     }
-    let name = below.strip_prefix("_journal/")?.strip_suffix(".json")?;
+    if let Some(name) = below.strip_prefix("_checkpoints/") {
+        let (day, kind) = name.split_once('.')?;
+        let day = day.parse().ok()?;
+        return match kind {
+            "json" => Some(Key::Checkpoint(day)),
+            "json.sig" => Some(Key::CheckpointSignature(day)),
+            "json.tsr" => Some(Key::CheckpointTimestamp(day)),
+            _ => None,
+        };
+    }
+    let name = below.strip_prefix("_journal/")?;
+    if let Some(name) = name.strip_suffix(".receipt.json.sig") {
+        return match name.split_once(".r") {
+            None => Some(Key::ReceiptSignature(name.parse().ok()?, 0)),
+            Some((window, revision)) => Some(Key::ReceiptSignature(
+                window.parse().ok()?,
+                receipt_revision(revision)?,
+            )),
+        };
+    }
+    let name = name.strip_suffix(".json")?;
     let (window, rest) = name.split_once('.')?;
     let window: Window = window.parse().ok()?;
     match rest {
@@ -215,6 +276,12 @@ fn parse_relative(below: &str) -> Option<Key> {
             .map(|session| Key::Session(id, session)),
         _ => None,
     }
+}
+
+/// Parses the revision of a later receipt: 1 to [`REVISION_MAX`].
+fn receipt_revision(text: &str) -> Option<u32> {
+    let revision = text.parse().ok()?;
+    (1..=REVISION_MAX).contains(&revision).then_some(revision)
 }
 
 /// Parses the number of a manifest: eight decimal digits, so that keys sort like numbers.
@@ -273,6 +340,13 @@ mod tests {
             Key::Prepared(id),
             Key::Manifest(1),
             Key::Signature(99_999_999),
+            Key::ManifestTimestamp(7),
+            Key::ReceiptSignature(day, 0),
+            Key::ReceiptSignature(hour, 0),
+            Key::ReceiptSignature(hour, 9999),
+            Key::Checkpoint(day.date()),
+            Key::CheckpointSignature(day.date()),
+            Key::CheckpointTimestamp(day.date()),
         ] {
             assert_eq!(root.parse(&root.key(&key).unwrap()), key);
         }
@@ -290,6 +364,17 @@ mod tests {
             ArchiveRoot::new("", "x", "space").as_str(),
             "space=x/scope=space/"
         );
+    }
+
+    #[test]
+    fn a_root_knows_its_prefix() {
+        for (root, prefix) in [
+            (ArchiveRoot::new("a/b", "x", "space"), "a/b"),
+            (ArchiveRoot::new("", "x", "space"), ""),
+            (ArchiveRoot::new("t", "x", "space").under("c/"), "c/t"),
+        ] {
+            assert_eq!(root.prefix(), prefix);
+        }
     }
 
     #[test]
@@ -344,6 +429,14 @@ mod tests {
             "_manifests/1.json",
             "_manifests/+0000001.json",
             "_manifests/00000001.json.sig.sig",
+            "_journal/2018-06-28.receipt.json.sig.sig",
+            "_journal/2018-06-28.r0.receipt.json.sig",
+            "_journal/2018-06-28.r01.receipt.json.sig",
+            "_journal/2018-06-28.r10000.receipt.json.sig",
+            "_checkpoints/2018-02-30.json",
+            "_checkpoints/20180228.json",
+            "_checkpoints/2018-06-28T07.json",
+            "_checkpoints/2018-06-28.json.bak",
         ] {
             assert_eq!(
                 root.parse(&format!("p/space=x/scope=space/{below}")),

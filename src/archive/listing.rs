@@ -92,7 +92,13 @@ impl Journal {
             Key::Session(id, session) => self.attempts.entry(id).or_default().sessions.push(session),
             Key::Prepared(id) => self.attempts.entry(id).or_default().prepared = true,
             Key::Manifest(_) | Key::Signature(_) => self.chain.insert(&key),
-            Key::Other => {}
+            // Read where they count: before a receipt is stated, and by `verify`.
+            Key::ReceiptSignature(..)
+            | Key::ManifestTimestamp(_)
+            | Key::Checkpoint(_)
+            | Key::CheckpointSignature(_)
+            | Key::CheckpointTimestamp(_)
+            | Key::Other => {}
         }
     }
 

@@ -14,10 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::listing::{ExpiredFacts, Journal};
-use super::manifest::ManifestLink;
 use super::manifest::chain::{ChainWalk, Document, Receipts, SealedPeriods, SignedDocument};
-use super::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
-use super::manifest::signature::SignatureStatus;
+use super::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest, SIGNATURE_BYTES};
+use super::manifest::signature::{PublicKey, SignatureStatus, signer};
+use super::manifest::{LinkSignature, ManifestLink};
 use super::presence::find_unlisted;
 use super::receipt::{ReceiptFacts, Sha256Digest, read_receipt};
 use super::records::{
@@ -56,6 +56,8 @@ pub struct ReadOptions {
     pub days: Option<RangeInclusive<Date>>,
     /// True: read every manifest. False: only those that save requests for receipts.
     pub all_manifests: bool,
+    /// Keys of which one must have signed a manifest that is read instead of receipts; `None`: signatures are not read.
+    pub trusted: Option<Vec<PublicKey>>,
 }
 
 /// Times at which the store accepted receipts and manifests, by its listing.
@@ -211,7 +213,7 @@ async fn read_manifests(
         let at_once = if last.is_none() { 1 } else { MANIFEST_CONCURRENCY };
         let next: Vec<u64> = numbers.drain(..at_once.min(numbers.len())).collect();
         let reads = next.into_iter().map(async |number| {
-            let found = get_manifest(store, root, number).await?;
+            let found = get_manifest(store, root, number, options.trusted.as_deref()).await?;
             Ok::<_, StoreError>((number, found))
         });
         for (number, found) in try_join_all(reads).await? {
@@ -219,7 +221,11 @@ async fn read_manifests(
                 walk.step(number + 1, None, &Receipts::new());
             }
             last = Some(number);
-            let found = found.map(|bytes| parse_manifest(root, number, bytes));
+            let signature = found
+                .as_ref()
+                .map(|(_, signature)| signature.clone())
+                .unwrap_or_default();
+            let found = found.map(|(bytes, signature)| parse_manifest(root, number, bytes, &signature));
             // The digests in later manifests protect the earlier ones; the newest is compared with a receipt.
             let receipts = match &found {
                 Some((document, _)) if journal.chain.links.is_empty() => {
@@ -230,38 +236,66 @@ async fn read_manifests(
             let valid = walk.step(number, found.as_ref(), &receipts);
             let Some((document, _)) = found else { continue };
             let Ok(manifest) = document.parsed else { continue };
-            if valid {
+            let trusted = match signature {
+                LinkSignature::Unread | LinkSignature::SignedBy(_) => true,
+                LinkSignature::Absent | LinkSignature::Invalid => false,
+            };
+            if valid && trusted {
                 let listed = times.manifests.get(&number).copied();
                 let written = listed.map_or(manifest.written_at, |listed| listed.min(manifest.written_at));
                 take_sealed(journal, &manifest, written, times, options);
                 // Earlier manifests know only earlier receipts.
                 useful = unread(journal, written);
             }
-            let link = ManifestLink::new(manifest, document.sha256);
+            let link = ManifestLink::new(manifest, document.sha256, signature);
             journal.chain.links.insert(number, link);
         }
     }
     Ok(walk.finish().sealed)
 }
 
-/// Reads the bytes of a manifest, or the reason that it cannot be read; `None` if it does not exist.
+/// Reads the bytes of a manifest, or the reason that it cannot be read, and its signature; `None` if the manifest does
+/// not exist.
 async fn get_manifest(
     store: &dyn Store,
     root: &ArchiveRoot,
     number: u64,
-) -> Result<Option<Result<Bytes, RecordError>>, StoreError> {
+    trusted: Option<&[PublicKey]>,
+) -> Result<Option<(Result<Bytes, RecordError>, LinkSignature)>, StoreError> {
     let key = root.key(&Key::Manifest(number)).unwrap_or_default();
     let read = get_document(store, &key, MANIFEST_MAX_BYTES, Manifest::SCHEMA).await;
-    Ok(per_document(read)?.transpose())
+    let Some(bytes) = per_document(read)?.transpose() else {
+        return Ok(None);
+    };
+    let signature = match (&bytes, trusted) {
+        (Ok(bytes), Some(trusted)) => {
+            let key = root.key(&Key::Signature(number)).unwrap_or_default();
+            let signature = get_document(store, &key, SIGNATURE_BYTES as u64, Manifest::SCHEMA).await;
+            match per_document(signature)? {
+                Ok(None) => LinkSignature::Absent,
+                Ok(Some(signature)) => signer(bytes, &signature, trusted)
+                    .map_or(LinkSignature::Invalid, |key| LinkSignature::SignedBy(key.id())),
+                // Larger than a signature, or not to be read now.
+                Err(_) => LinkSignature::Invalid,
+            }
+        }
+        _ => LinkSignature::Unread,
+    };
+    Ok(Some((bytes, signature)))
 }
 
-fn parse_manifest(root: &ArchiveRoot, number: u64, bytes: Result<Bytes, RecordError>) -> SignedDocument {
+fn parse_manifest(
+    root: &ArchiveRoot,
+    number: u64,
+    bytes: Result<Bytes, RecordError>,
+    signature: &LinkSignature,
+) -> SignedDocument {
     let key = root.key(&Key::Manifest(number)).unwrap_or_default();
     let document = match bytes {
         Ok(bytes) => Document::new(&bytes, |bytes| document::parse_manifest(&key, number, bytes)),
         Err(error) => Document::unreadable(error),
     };
-    (document, SignatureStatus::Absent)
+    (document, SignatureStatus::from(signature))
 }
 
 /// Reads one receipt that a manifest lists.

@@ -318,6 +318,10 @@ pub struct PreparedRecord {
     pub upload_id: String,
     /// The receipt without the version of the object.
     pub receipt: Receipt,
+    /// Ed25519 signature over the bytes that a receipt document without the version would have, hexadecimal; absent
+    /// without a signing key. It lets recovery sign the receipt of this attempt and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// Record of a window that the service no longer had.

@@ -10,6 +10,7 @@ use crate::api::Reason;
 use crate::archive::counts::Verdict;
 use crate::archive::coverage::Damage;
 use crate::archive::listing::overlap;
+use crate::archive::manifest::Head;
 use crate::archive::receipt::{Sha256Digest, WindowFacts};
 use crate::archive::window::{HourSet, Window};
 use crate::export::failure::{Problem, RetryClass};
@@ -40,6 +41,8 @@ pub struct ExportOutcome {
     pub observed: bool,
     /// True if a due manifest is missing.
     pub manifest_due: bool,
+    /// Newest manifest, to be remembered outside of the archive.
+    pub head: Option<Head>,
     /// Time of the next work of a continuous export.
     pub next_run_at: Option<Timestamp>,
 }
@@ -166,6 +169,7 @@ pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> Exp
         problems: snapshot.problems.clone(),
         observed: snapshot.observed,
         manifest_due: snapshot.manifest_due,
+        head: snapshot.head.as_ref().map(|record| record.head.clone()),
         next_run_at: snapshot.next_run_at,
     }
 }
@@ -334,6 +338,8 @@ pub(crate) mod tests {
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
             accepted_gaps: Vec::new(),
+            abandoned_head: None,
+            unsigned_receipts_before: None,
             holder: "h".to_owned(),
             holder_epoch: None,
             single_writer: true,

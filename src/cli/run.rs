@@ -23,7 +23,9 @@ use super::state::Holder;
 use super::stop::{self, ShutdownSignals};
 use super::summary_text;
 use super::{load, logs};
-use crate::export::engine::{Engine, Limits};
+use crate::archive::manifest::Head;
+use crate::export::engine::{Engine, Limits, RunControl};
+use crate::export::manifest::head::HeadRecord;
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 
@@ -88,6 +90,10 @@ pub struct RunArgs {
     /// (default: `$XDG_STATE_HOME/eventexport` or `~/.local/state/eventexport`)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Newest manifest of the archive after the last run, as its summary printed it. If the archive does not have it any
+    /// more, no manifest is written, and the exit code is 1. Only for a manifest with one export
+    #[arg(long, value_name = "SEQ:SHA256")]
+    pub head: Option<Head>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub s3: S3Args,
@@ -138,6 +144,13 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         max_sessions: max_sessions(args.shard, args.sessions_per_space),
     };
     let jobs = job::prepare_all(&manifest, &options, simulation.as_ref(), holder.name()).await?;
+    if args.head.is_some() && jobs.len() != 1 {
+        let message = format!(
+            "--head is about one archive, and there are {} exports in the manifest: run each from a file of its own",
+            jobs.len()
+        );
+        return Err(CliError::usage(message));
+    }
 
     let mut progress = RunProgress::new(
         mode,
@@ -150,6 +163,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let run = ManifestRun {
         jobs: &jobs,
         holder: &holder,
+        head: args.head.clone().map(HeadRecord::from),
         limits: Limits {
             sessions_per_space: usize::from(options.max_sessions),
             session_wait: Some(args.wait),
@@ -209,6 +223,8 @@ fn snapshot_channels(jobs: &[PreparedExport]) -> Vec<SnapshotChannel> {
 struct ManifestRun<'a> {
     jobs: &'a [PreparedExport],
     holder: &'a Holder,
+    /// Newest manifest of the only export, as the user remembers it.
+    head: Option<HeadRecord>,
     limits: Limits,
     stop: &'a ShutdownSignals,
     progress: Mutex<RunProgress>,
@@ -279,12 +295,11 @@ impl ManifestRun<'_> {
         sender: &watch::Sender<Arc<Snapshot>>,
         mut receiver: watch::Receiver<Arc<Snapshot>>,
     ) {
-        let mut run = std::pin::pin!(engine.run(
-            job.export.clone(),
-            job.peers.clone(),
-            sender,
-            self.stop.graceful.clone()
-        ));
+        let control = RunControl {
+            head: self.head.clone(),
+            ..RunControl::from(self.stop.graceful.clone())
+        };
+        let mut run = std::pin::pin!(engine.run(job.export.clone(), job.peers.clone(), sender, control));
         // The shutdown causes the problems that follow the signal.
         let mut problems = Vec::new();
         let last = loop {

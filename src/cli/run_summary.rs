@@ -134,6 +134,10 @@ fn print_text(summary: &RunSummary<'_>) -> Result<(), CliError> {
             }
             text.push('\n');
         }
+        if let Some(head) = &outcome.head {
+            text.push_str(&summary_text::head(head));
+            text.push('\n');
+        }
         for line in left {
             text.push_str(line);
             text.push('\n');
@@ -198,6 +202,8 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "missing": outcome.missing(RANGES_LISTED),
         "uncovered": uncovered_json(outcome),
         "manifestDue": outcome.manifest_due,
+        "head": outcome.head.as_ref().map(ToString::to_string),
+        "headKeyId": outcome.head.as_ref().and_then(|head| head.key_id.as_deref()),
         "sessionsLeft": outcome.sessions,
         "openAttempts": outcome.open_attempts.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "rerunAt": outcome.rerun_at,

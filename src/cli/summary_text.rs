@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::exit::Exit;
 use super::human;
 use super::outcome::ExportOutcome;
+use crate::archive::manifest::Head;
 use crate::archive::window::{HourSet, Window};
 use crate::export::failure::Problem;
 
@@ -81,6 +82,12 @@ pub fn stored_text(outcome: &ExportOutcome, by_hour: bool) -> String {
         }
     }
     text
+}
+
+/// Names the newest manifest of an archive, to be remembered outside of it.
+pub fn head(head: &Head) -> String {
+    let signed = if head.key_id.is_some() { ", signed" } else { "" };
+    format!("Newest manifest{signed}: {head}")
 }
 
 /// Lines about what is left, with remedies; empty if nothing is.

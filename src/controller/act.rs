@@ -11,9 +11,9 @@ use super::decide::Action;
 use super::entry::{TaskState, has_finalizer, spec_digest};
 use super::exporter::{ExportRunner, Owner};
 use super::kube_error::describe_error;
-use super::runs::{PrepareFn, StartPriority, Task, TaskOutcome};
+use super::runs::{PrepareFn, PreparedRun, StartPriority, Task, TaskOutcome};
 use super::secrets::{self, FetchedSecrets};
-use super::{events, finalizer};
+use super::{events, finalizer, head_status};
 use crate::api::{ConditionType, EventExport, Reason, SettingNames, find_condition};
 use crate::export::failure::Failure;
 use crate::telemetry::metrics::ReconcileResult;
@@ -101,7 +101,7 @@ async fn prepare_run(
     context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
-) -> Result<Arc<dyn ExportRunner>, TaskOutcome> {
+) -> Result<PreparedRun, TaskOutcome> {
     let (export, started_at) = (full_name(owner), Instant::now());
     let not_started = |error: kube::Error| {
         warn!(
@@ -141,7 +141,9 @@ async fn prepare_run(
         entry.sessions = Some(has_finalizer(&newest) || !verify_only);
     });
     info!(export, "export started");
-    Ok(runner)
+    // As the cluster has it now: the watch may lag behind.
+    let head = newest.status.as_ref().and_then(head_status::remembered);
+    Ok(PreparedRun { runner, head })
 }
 
 /// Returns true if the resource has the generation that was watched and is not being deleted.

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::installations::{LeaseName, overlap_message};
 use super::kube_error::describe_error;
-use crate::api::{ConditionType, EventExport, EventExportStatus, Reason, find_condition};
+use crate::api::{ConditionType, EventExport, EventExportStatus, ManifestStatus, Reason, find_condition};
 use crate::telemetry::Metrics;
 
 /// Maximum burst of Events of one export, as in client-go's spam filter (`defaultSpamBurst`).
@@ -25,6 +25,9 @@ const MAX_RECORDED_EVENTS: usize = 512;
 
 /// Maximum length of a note in bytes. The API limits `note` to 1 kB.
 const NOTE_BYTES: usize = 1000;
+
+/// Reason of the Event for a newer manifest.
+const MANIFEST_WRITTEN: &str = "ManifestWritten";
 
 /// Event before it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +90,24 @@ pub fn status_events(before: &EventExportStatus, after: &EventExportStatus) -> V
             Reason::Complete.as_str(),
             now.message.clone(),
         ));
+    }
+    if let Some(manifest) = after
+        .manifest
+        .as_ref()
+        .filter(|_| before.manifest != after.manifest)
+    {
+        let ManifestStatus {
+            sequence,
+            sha256,
+            key_id,
+            ..
+        } = manifest;
+        let key = key_id.as_ref().map(|id| format!(", signed by key {id}"));
+        let note = format!(
+            "the newest manifest is {sequence}:{sha256}{}",
+            key.unwrap_or_default()
+        );
+        events.push(new_event(false, "Export", MANIFEST_WRITTEN, note));
     }
     let suspended = |status: &EventExportStatus| {
         find_condition(&status.conditions, ConditionType::Ready)

@@ -62,6 +62,9 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::ReceiptUnreadable
         | Reason::UnsupportedSchema
         | Reason::SigningKeyInvalid
+        | Reason::ManifestMissing
+        | Reason::SignatureInvalid
+        | Reason::ReceiptUnsigned
         | Reason::OrphanSessionSuspected => true,
         Reason::Complete
         | Reason::CaughtUp

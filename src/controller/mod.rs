@@ -17,6 +17,7 @@ mod exporter;
 mod finalizer;
 mod gauges;
 pub mod grants;
+mod head_status;
 pub mod installations;
 mod kube_error;
 mod lease;

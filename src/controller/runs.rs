@@ -18,6 +18,7 @@ use super::exporter::ExportRunner;
 use crate::api::EventExport;
 use crate::export::engine::{ReleaseReport, RunControl};
 use crate::export::failure::Failure;
+use crate::export::manifest::head::HeadRecord;
 use crate::export::snapshot::Snapshot;
 use crate::session::semaphore::{PriorityPermit, PrioritySemaphore};
 use crate::telemetry::Metrics;
@@ -47,10 +48,16 @@ pub(super) enum StartPriority {
     Complete,
 }
 
+/// Export that is ready to run.
+pub(super) struct PreparedRun {
+    pub(super) runner: Arc<dyn ExportRunner>,
+    /// Newest manifest, as the status remembers it.
+    pub(super) head: Option<HeadRecord>,
+}
+
 /// Prepares the runner of an export. Called only when the export has a permit: the clients of thousands of waiting
 /// exports would use too much memory. Returns the outcome if the export cannot start.
-pub(super) type PrepareFn =
-    Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn ExportRunner>, TaskOutcome>> + Send>;
+pub(super) type PrepareFn = Box<dyn FnOnce() -> BoxFuture<'static, Result<PreparedRun, TaskOutcome>> + Send>;
 
 /// Task before it starts.
 pub(super) enum Task {
@@ -133,6 +140,8 @@ impl Runs {
         let control = RunControl {
             stop: stop.clone(),
             look: looks,
+            // Known when the export is prepared.
+            head: None,
         };
         let work = run_task(self.clone(), id.clone(), task, out, control, admit);
         let work = tokio::spawn(work);
@@ -184,14 +193,15 @@ async fn run_task(
         let _ = admit.send(permit);
         prepare().await
     };
-    let runner = tokio::select! {
+    let PreparedRun { runner, head } = tokio::select! {
         biased;
         () = control.stop.cancelled() => return TaskOutcome::Exported(Arc::default()),
         prepared = prepared => match prepared {
-            Ok(runner) => runner,
+            Ok(prepared) => prepared,
             Err(outcome) => return outcome,
         }
     };
+    let control = RunControl { head, ..control };
     runs.report(&id, RunEventKind::Prepared(runner.clone())).await;
     TaskOutcome::Exported(runner.run(&out, control).await)
 }

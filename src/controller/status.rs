@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
 
 use super::export_health::{self, ExportHealth, StatusMessage};
+use super::head_status;
 use crate::api::{
     ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OpenSession,
     Reason, SettingNames, WindowCounts, condition, find_condition, set_condition,
@@ -113,6 +114,7 @@ pub fn compute_status(
         ExportPhase::Observed(snapshot, export) => {
             if snapshot.observed {
                 set_facts(&mut next, snapshot);
+                head_status::advance(&mut next, snapshot.head.as_ref(), export.abandoned_head.as_ref());
             }
             let mut health = export_health::evaluate(snapshot, export, subject.created, subject.now);
             if !snapshot.observed {
@@ -354,6 +356,7 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
         finished: _,
         complete,
         manifest_due: _,
+        head: _,
         next_run_at,
         windows: _,
         transfers: _,

@@ -404,6 +404,10 @@ impl Attempt<'_> {
     async fn commit_empty(&self, no_events: NoEvents, comparison: CountComparison) -> Result<Step, Failure> {
         let NoEvents { answer, end } = no_events;
         let committed = commit_empty(self.ctx, self.opened, answer, end, comparison).await;
+        if committed.is_err() {
+            // The receipt may exist without its signature.
+            self.opened.needs_recovery.store(true, Ordering::Relaxed);
+        }
         committed.map(receipt_written)
     }
 

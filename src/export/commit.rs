@@ -9,12 +9,18 @@ use super::failure::Failure;
 use super::journal_io::put_record;
 use super::open::OpenAttempt;
 use super::run_context::RunContext;
+use super::signature_io::{SignatureWrite, full_key, write_signature};
 use crate::api::Reason;
 use crate::archive::counts::{EmptyAnswer, Verdict};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::read;
-use crate::archive::records::{ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE};
+use crate::archive::receipt::Sha256Digest;
+use crate::archive::records::{
+    ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE, encode,
+};
+use crate::archive::window::Window;
 use crate::pipeline::copy::Copied;
+use crate::pipeline::prover::hex;
 use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::StagedBody;
 use crate::storage::{Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError};
@@ -87,21 +93,8 @@ pub(super) async fn commit_object(
         StagedBody::Multipart(upload, _) => Some(upload.id.clone()),
     };
     let mut metadata = receipt_metadata(&receipt);
-    if upload_id.is_some() || metadata.is_empty() {
-        let prepared = PreparedRecord {
-            schema: PreparedRecord::SCHEMA.to_owned(),
-            upload_id: upload_id.unwrap_or_default(),
-            receipt: receipt.clone(),
-        };
-        put_record(
-            store,
-            &export.root,
-            &Key::Prepared(opened.id),
-            &prepared,
-            PutMode::Overwrite,
-        )
-        .await
-        .map_err(|error| Failure::from(&error))?;
+    if upload_id.is_some() || metadata.is_empty() || ctx.peers.signing.available().is_some() {
+        put_prepared(ctx, opened, upload_id.unwrap_or_default(), &receipt).await?;
     }
     metadata.push((ATTEMPT_METADATA.to_owned(), opened.id.to_string()));
     let stored = publish_object(store, &key, staged, metadata, opened).await?;
@@ -130,7 +123,40 @@ pub(super) async fn commit_empty(
         stored_at,
         ..new_receipt(ctx, opened, end, comparison)
     };
+    if ctx.peers.signing.available().is_some() {
+        put_prepared(ctx, opened, String::new(), &receipt).await?;
+    }
     put_receipt(store, ctx, opened, receipt).await
+}
+
+/// Records the receipt that an attempt is about to write, signed if there is a key: after a crash, recovery signs this
+/// receipt and no other.
+async fn put_prepared(
+    ctx: &RunContext,
+    opened: &OpenAttempt,
+    upload_id: String,
+    receipt: &Receipt,
+) -> Result<(), Failure> {
+    let signing = ctx.peers.signing.available();
+    let prepared = PreparedRecord {
+        schema: PreparedRecord::SCHEMA.to_owned(),
+        upload_id,
+        receipt: receipt.clone(),
+        signature: signing
+            .and_then(|keys| keys.sign(&encode(receipt)))
+            .map(|signature| hex(&signature)),
+    };
+    let (store, root) = (&*ctx.peers.store, &ctx.export.root);
+    put_record(
+        store,
+        root,
+        &Key::Prepared(opened.id),
+        &prepared,
+        PutMode::Overwrite,
+    )
+    .await
+    .map(drop)
+    .map_err(|error| Failure::from(&error))
 }
 
 fn new_receipt(
@@ -316,7 +342,26 @@ async fn put_receipt(
     } else {
         PutMode::Overwrite
     };
-    write_receipt(store, &ctx.export.root, &key, receipt, mode).await
+    let written = write_receipt(store, &ctx.export.root, &key, receipt, mode).await?;
+    if let ReceiptWrite::Written(receipt) = &written {
+        sign_receipt(ctx, opened.id.window, receipt).await?;
+    }
+    Ok(written)
+}
+
+/// Signs a receipt that this process wrote, or that a signed record of its attempt has, if there is a key. A file in the
+/// place of the signature is left: the manifest that would state the receipt reports it.
+pub(super) async fn sign_receipt(ctx: &RunContext, window: Window, receipt: &Receipt) -> Result<(), Failure> {
+    let Some(keys) = ctx.peers.signing.available() else {
+        return Ok(());
+    };
+    let document = encode(receipt);
+    let key = full_key(&ctx.export.root, &Key::ReceiptSignature(window, 0));
+    if write_signature(ctx, keys, &key, &document).await? == SignatureWrite::Signed {
+        let key = Key::Receipt(window).relative().unwrap_or_default();
+        ctx.record_attested(&key, &Sha256Digest::of(&document).to_string());
+    }
+    Ok(())
 }
 
 /// Writes a receipt once. An equal receipt counts as written: only the reply was lost.

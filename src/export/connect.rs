@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::engine::Peers;
 use super::failure::Failure;
-use super::manifest::sign::{SIGNING_KEY, Signing, SigningKey};
+use super::manifest::sign::{PREVIOUS_PUBLIC_KEYS, SIGNING_KEY, Signing, SigningKey, SigningKeys};
 use super::shard::Shard;
 use super::spec::{ExportSpec, HolderEpoch, RetryPolicy};
 use crate::api::{
@@ -15,6 +15,7 @@ use crate::api::{
 };
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
+use crate::archive::manifest::signature::PublicKey;
 use crate::egress::{HostPolicy, Traffic, check_ca};
 use crate::storage::{
     CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts,
@@ -106,6 +107,8 @@ pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> 
         parallelism: usize::from(spec.parallelism),
         settle_after: checked.settle_after,
         accepted_gaps: checked.gaps.into_iter().map(accepted).collect(),
+        abandoned_head: checked.abandoned_head.and_then(|text| text.parse().ok()),
+        unsigned_receipts_before: checked.unsigned_receipts_before,
         holder: process_context.holder.clone(),
         holder_epoch: process_context.holder_epoch.clone(),
         single_writer: process_context.single_writer,
@@ -148,10 +151,18 @@ pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
     let Some(data) = secrets.0.get(name) else {
         return unavailable(format!("Secret {name} does not exist or may not be read"));
     };
-    match data.get(SIGNING_KEY).map(|pem| SigningKey::from_pem(pem)) {
-        Some(Ok(key)) => Signing::With(Arc::new(key)),
-        Some(Err(error)) => unavailable(format!("key {SIGNING_KEY} of Secret {name} {error}")),
-        None => unavailable(format!("Secret {name} has no key {SIGNING_KEY}")),
+    let key = match data.get(SIGNING_KEY).map(|pem| SigningKey::from_pem(pem)) {
+        Some(Ok(key)) => key,
+        Some(Err(error)) => return unavailable(format!("key {SIGNING_KEY} of Secret {name} {error}")),
+        None => return unavailable(format!("Secret {name} has no key {SIGNING_KEY}")),
+    };
+    match data
+        .get(PREVIOUS_PUBLIC_KEYS)
+        .map(|pem| PublicKey::all_from_pem(pem))
+    {
+        None => Signing::With(Arc::new(SigningKeys::new(key, Vec::new()))),
+        Some(Ok(previous)) => Signing::With(Arc::new(SigningKeys::new(key, previous))),
+        Some(Err(error)) => unavailable(format!("key {PREVIOUS_PUBLIC_KEYS} of Secret {name} {error}")),
     }
 }
 

@@ -64,8 +64,8 @@ pub struct RunDecision {
     pub recover: Vec<AttemptId>,
     /// Windows with an object but no receipt, to examine now.
     pub adopt: Vec<Window>,
-    /// Period to write a manifest for now.
-    pub seal: Option<RangeRecord>,
+    /// Next step towards the manifests that are due.
+    pub seal: Option<SealStep>,
     /// True if a manifest is due that is not known to exist.
     pub sealing: bool,
     /// Problems and waits, most severe first.
@@ -82,6 +82,15 @@ pub struct RunDecision {
     pub idle: bool,
     /// Counts and cells of the snapshot.
     pub coverage: CoverageSummary,
+}
+
+/// Step towards the manifests that are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealStep {
+    /// Check that the remembered head is in the chain. Until then, nothing is added to it.
+    CheckHead,
+    /// Write the manifest of a period, or find it.
+    Seal(RangeRecord),
 }
 
 /// Counts and cells that a snapshot shows.
@@ -568,7 +577,8 @@ impl<'a> DecisionBuilder<'a> {
         self.decision
     }
 
-    /// Plans the manifest of the first closed period that is not known to have one. A period is closed when every
+    /// Plans the check of the remembered head, and then the manifest of the first closed period that is not known to have
+    /// one. A period is closed when every
     /// window is covered (by all shards together) or accepted and no session of it is open, whatever other periods
     /// miss.
     fn plan_manifest(&mut self) {
@@ -579,12 +589,17 @@ impl<'a> DecisionBuilder<'a> {
             sealing,
             ..
         } = *self.observation;
-        let due = periods(export, now).into_iter().find(|period| {
-            !retry_state.sealed.contains(period)
-                && self.has_no_open_session(*period)
-                && self.is_fully_covered(*period)
-        });
-        let Some(period) = due else { return };
+        let step = if retry_state.head_due {
+            Some(SealStep::CheckHead)
+        } else {
+            let due = periods(export, now).into_iter().find(|period| {
+                !retry_state.sealed.contains(period)
+                    && self.has_no_open_session(*period)
+                    && self.is_fully_covered(*period)
+            });
+            due.map(SealStep::Seal)
+        };
+        let Some(step) = step else { return };
         self.decision.finished = false;
         self.decision.complete = false;
         self.decision.sealing = true;
@@ -602,7 +617,7 @@ impl<'a> DecisionBuilder<'a> {
         } else if let Some(entry) = failed {
             self.report_failure(None, entry);
         } else {
-            self.decision.seal = Some(period);
+            self.decision.seal = Some(step);
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::manifest::head::HeadRecord;
 use super::manifest::sign::Signing;
 use super::observer::{EngineLoad, EngineObserver, NoopObserver};
 use super::run::ExportRun;
@@ -92,7 +93,7 @@ pub struct Engine {
     shared: Arc<SharedResources>,
 }
 
-/// Signals to a run.
+/// Signals to a run, and what it must know from outside the bucket.
 #[derive(Clone, Debug)]
 pub struct RunControl {
     /// Stops the run.
@@ -100,13 +101,19 @@ pub struct RunControl {
     /// Number of requests to look again: a change ends all waits and lists the bucket and the service again. Transfers
     /// go on.
     pub look: watch::Receiver<u64>,
+    /// Newest manifest of the chain, as it is remembered outside the bucket.
+    pub head: Option<HeadRecord>,
 }
 
 impl From<CancellationToken> for RunControl {
     fn from(stop: CancellationToken) -> Self {
         // Nobody requests anything.
         let (_, look) = watch::channel(0);
-        Self { stop, look }
+        Self {
+            stop,
+            look,
+            head: None,
+        }
     }
 }
 
@@ -146,11 +153,11 @@ impl Engine {
         out: &watch::Sender<Arc<Snapshot>>,
         control: impl Into<RunControl>,
     ) -> Arc<Snapshot> {
-        let RunControl { stop, look } = control.into();
+        let RunControl { stop, look, head } = control.into();
         let (ctx, inbox) = RunContext::new(export, peers, Arc::clone(&self.shared), stop);
         let span = ctx.span();
         // On the heap, since callers hold it next to other futures.
-        Box::pin(ExportRun::new(Arc::new(ctx), inbox, look).run(out))
+        Box::pin(ExportRun::new(Arc::new(ctx), inbox, look, head).run(out))
             .instrument(span)
             .await
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::failure::Failure;
+use super::manifest::sign::Signing;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
 use crate::archive::listing::{Journal, overlap};
 use crate::archive::read::{ReadOptions, RecordReadError, read_attempts, read_day, read_journal};
@@ -19,10 +20,19 @@ impl From<RecordReadError> for Failure {
     }
 }
 
-/// Lists all keys of a space and scope, and reads the records that decisions need.
-pub(super) async fn load_journal(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
+/// Lists all keys of a space and scope, and reads the records that decisions need. With trusted keys, manifests stand
+/// for receipts only if one of the keys signed them.
+pub(super) async fn load_journal(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    signing: &Signing,
+) -> Result<Journal, Failure> {
+    let options = ReadOptions {
+        trusted: signing.available().map(|keys| keys.trusted().to_vec()),
+        ..ReadOptions::default()
+    };
     let load = async {
-        let (mut journal, _) = read_journal(store, root, &ReadOptions::default()).await?;
+        let (mut journal, _) = read_journal(store, root, &options).await?;
         read_attempts(store, root, &mut journal, |_| true).await?;
         Ok(journal)
     };

@@ -25,6 +25,7 @@ pub mod retry_state;
 mod run;
 mod run_context;
 pub mod shard;
+mod signature_io;
 pub mod snapshot;
 pub mod spec;
 mod task_events;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, write_receipt};
+use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, sign_receipt, write_receipt};
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{delete_keys, list_attempts, load_day};
 use super::open::{abort_matching_uploads, session_request};
@@ -16,8 +16,9 @@ use super::task_events::TaskEvent;
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal};
+use crate::archive::manifest::document::SIGNATURE_BYTES;
 use crate::archive::read::{get_record, read_attempts};
-use crate::archive::records::{AttemptRecord, PreparedRecord, Receipt};
+use crate::archive::records::{AttemptRecord, PreparedRecord, Receipt, encode};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectInfo, PutMode, Upload};
 use crate::tracker::Session;
@@ -134,14 +135,22 @@ async fn delete_journaled_session(
 }
 
 /// Finishes an upload that was about to be completed: writes the receipt if the object exists, else aborts the upload.
+/// Signs the receipt only if a trusted key signed the record of the attempt: anyone who can write below the prefix can
+/// write such a record.
 async fn finish_upload(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
     let Some(prepared) = get_record::<PreparedRecord>(store, root, &Key::Prepared(id)).await? else {
         return Ok(());
     };
     let key = root.key(&Key::Events(id.window)).unwrap_or_default();
+    let attested = is_attested(ctx, id.window, &prepared);
     let mut receipt = prepared.receipt;
     let Some(object) = receipt.object.as_mut() else {
+        // The receipt of a window without events has no version.
+        let stored = get_record::<Receipt>(store, root, &Key::Receipt(id.window)).await?;
+        if attested && stored.is_some_and(|stored| stored == receipt) {
+            sign_receipt(ctx, id.window, &receipt).await?;
+        }
         return Ok(());
     };
     let found = store.head(&key).await.map_err(|error| Failure::from(&error))?;
@@ -150,7 +159,7 @@ async fn finish_upload(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
         found.filter(|found| crc64.is_ok_and(|crc64| is_same_object(found, object.bytes, crc64, id)));
     if let Some(found) = own_object {
         object.version_id = found.version_id;
-        return write_adopted_receipt(ctx, id.window, receipt).await;
+        return write_adopted_receipt(ctx, id.window, receipt, attested).await;
     }
     if !prepared.upload_id.is_empty() {
         let upload = Upload {
@@ -193,7 +202,35 @@ pub(super) async fn adopt_object(ctx: &RunContext, window: Window) -> Result<boo
     if !same {
         return Ok(false);
     }
-    write_adopted_receipt(ctx, window, receipt).await.map(|()| true)
+    // Nothing proves who wrote the metadata of the object.
+    write_adopted_receipt(ctx, window, receipt, false)
+        .await
+        .map(|()| true)
+}
+
+/// Returns true if a trusted key signed the receipt in the record of an attempt, and the receipt is about its window.
+fn is_attested(ctx: &RunContext, window: Window, prepared: &PreparedRecord) -> bool {
+    let Some(keys) = ctx.peers.signing.available() else {
+        return false;
+    };
+    let (receipt, export) = (&prepared.receipt, &ctx.export);
+    let signature = prepared.signature.as_deref().and_then(bytes_of_hex);
+    receipt.window == window.to_string()
+        && receipt.space == export.space
+        && receipt.scope == export.scope.as_str()
+        && receipt.source == export.source
+        && signature.is_some_and(|signature| keys.verify(&encode(receipt), &signature).is_some())
+}
+
+/// Parses the hexadecimal digits of a signature.
+fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    if text.len() != 2 * SIGNATURE_BYTES || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 fn embedded_receipt(found: &ObjectInfo) -> Option<Receipt> {
@@ -201,7 +238,12 @@ fn embedded_receipt(found: &ObjectInfo) -> Option<Receipt> {
     crate::archive::records::decode(RECEIPT_METADATA, json.as_bytes()).ok()
 }
 
-async fn write_adopted_receipt(ctx: &RunContext, window: Window, receipt: Receipt) -> Result<(), Failure> {
+async fn write_adopted_receipt(
+    ctx: &RunContext,
+    window: Window,
+    receipt: Receipt,
+    attested: bool,
+) -> Result<(), Failure> {
     let support = ctx.known_support();
     let condition = if support.is_some_and(|support| !support.put) {
         PutMode::Overwrite
@@ -216,8 +258,11 @@ async fn write_adopted_receipt(ctx: &RunContext, window: Window, receipt: Receip
         condition,
     )
     .await?;
-    if let ReceiptWrite::Written(_) = written {
+    if let ReceiptWrite::Written(receipt) = written {
         tracing::info!(%window, "adopted object without receipt");
+        if attested {
+            sign_receipt(ctx, window, &receipt).await?;
+        }
     }
     Ok(())
 }

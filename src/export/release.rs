@@ -15,7 +15,10 @@ use crate::archive::layout::AttemptId;
 pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
     let mut released = ReleaseReport::default();
     let store = &*ctx.peers.store;
-    let (mut journal, now) = match (load_journal(store, &ctx.export.root).await, store.now().await) {
+    let (mut journal, now) = match (
+        load_journal(store, &ctx.export.root, &ctx.peers.signing).await,
+        store.now().await,
+    ) {
         (Ok(journal), Ok(now)) => (journal, now),
         (Err(failure), _) => {
             return ReleaseReport {

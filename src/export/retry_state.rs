@@ -35,6 +35,8 @@ pub struct RetryState {
     pub foreign_objects: BTreeSet<Window>,
     /// Periods with a manifest that matches the journal.
     pub sealed: BTreeSet<RangeRecord>,
+    /// True if the remembered head must be found in the chain before anything is added to it.
+    pub head_due: bool,
     /// Failure of the last attempt to write a manifest.
     pub seal_retry: Option<RetryEntry>,
     /// Maximum time to wait for a session while none can be opened; `None`: no limit.
@@ -165,6 +167,12 @@ impl RetryState {
     pub fn record_seal(&mut self, period: RangeRecord) {
         self.seal_retry = None;
         self.sealed.insert(period);
+    }
+
+    /// Records that the remembered head is in the chain.
+    pub fn record_head_checked(&mut self) {
+        self.seal_retry = None;
+        self.head_due = false;
     }
 
     /// Records a failure to write a manifest.

@@ -14,10 +14,13 @@ use tracing::Instrument as _;
 
 use super::active_work::{ActiveWork, EventEffect};
 use super::attempt::{AttemptReport, PriorEvidence, WindowOutcome, export_window};
-use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
+use super::decide::{
+    HELD_RELIST_INTERVAL, RunDecision, RunObservation, SealStep, decide, other_hours_events,
+};
 use super::failure::{Failure, Problem, RetryClass};
 use super::journal_io::{load_day, load_journal, put_record};
 use super::manifest::chain::{ChainCache, ensure_manifest};
+use super::manifest::head::{HeadRecord, check_head, next_head};
 use super::manifest::statement::build_statement;
 use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
 use super::recovery::{InterruptedAttempt, adopt_object, recover_attempt};
@@ -62,6 +65,8 @@ pub(super) struct ExportRun {
     retry_state: RetryState,
     /// Manifests that this run has read or written.
     chain_cache: ChainCache,
+    /// Newest manifest, as remembered outside the bucket, or as this run found it later.
+    head: Option<HeadRecord>,
     /// Attempts, sessions and transfers.
     work: ActiveWork,
     inbox: RunInbox,
@@ -100,6 +105,8 @@ enum RunTask {
     Window(Window),
     Recover(AttemptId),
     Adopt(Window),
+    /// Checks that the remembered head is in the chain.
+    CheckHead,
     Seal(RangeRecord),
     ListDays,
 }
@@ -108,13 +115,25 @@ enum RunTaskResult {
     Window(Window, AttemptReport),
     Recover(AttemptId, Result<(), Failure>),
     Adopt(Window, Result<bool, Failure>),
+    /// Also after a failure with the manifests that the task read.
+    CheckHead(Result<ChainListing, Failure>, ChainCache),
     /// Also after a failure with the manifests that the task read or wrote.
-    Seal(RangeRecord, Result<ChainListing, Failure>, ChainCache),
+    Seal(
+        RangeRecord,
+        Result<(ChainListing, Option<HeadRecord>), Failure>,
+        ChainCache,
+    ),
     ListDays(Result<(), Failure>),
 }
 
 impl ExportRun {
-    pub(super) fn new(ctx: Arc<RunContext>, inbox: RunInbox, look: watch::Receiver<u64>) -> Self {
+    pub(super) fn new(
+        ctx: Arc<RunContext>,
+        inbox: RunInbox,
+        look: watch::Receiver<u64>,
+        head: Option<HeadRecord>,
+    ) -> Self {
+        let abandoned = ctx.export.abandoned_head.clone();
         Self {
             retry_state: RetryState {
                 session_wait: ctx.shared.limits.session_wait,
@@ -123,6 +142,7 @@ impl ExportRun {
             ctx,
             journal: None,
             chain_cache: ChainCache::new(),
+            head: next_head(head, None, abandoned.as_ref()),
             work: ActiveWork::default(),
             inbox,
             tasks: JoinSet::new(),
@@ -207,7 +227,7 @@ impl ExportRun {
         let store = &*ctx.peers.store;
         let looking = *self.look.borrow();
         let loaded = async {
-            let mut journal = load_journal(store, &ctx.export.root).await?;
+            let mut journal = load_journal(store, &ctx.export.root, &ctx.peers.signing).await?;
             self.add_unlisted_receipts(&mut journal, |_| true).await?;
             Ok::<_, Failure>(journal)
         };
@@ -225,11 +245,15 @@ impl ExportRun {
                     .export
                     .mark_foreign_attempts(&mut journal, self.store_clock_offset);
                 let links = std::mem::take(&mut journal.chain.links);
+                if let Some(HeadRecord { head, .. }) = &self.head {
+                    self.chain_cache.remove(&head.sequence);
+                }
                 let links = links.into_iter().map(|(number, link)| (number, link.into()));
                 self.chain_cache.extend(links);
                 self.ctx.remove_spent_attempts(&mut journal);
                 self.journal = Some(journal);
                 self.retry_state.sealed.clear();
+                self.retry_state.head_due = self.head.is_some();
                 self.listed_at = self.now();
                 self.looked = looking;
                 if std::mem::take(&mut self.listing_failed) {
@@ -300,7 +324,10 @@ impl ExportRun {
             journal,
             active: &active,
             in_progress: &in_progress,
-            sealing: self.running.values().any(|task| matches!(task, RunTask::Seal(_))),
+            sealing: self
+                .running
+                .values()
+                .any(|task| matches!(task, RunTask::Seal(_) | RunTask::CheckHead)),
             retry_state: &self.retry_state,
             oldest_listed: self
                 .ctx
@@ -386,8 +413,10 @@ impl ExportRun {
                 RunTaskResult::Adopt(window, adopt_object(&ctx, window).instrument(span).await)
             });
         }
-        if let Some(period) = decision.seal {
-            self.seal(period);
+        match decision.seal {
+            Some(SealStep::CheckHead) => self.check_head(),
+            Some(SealStep::Seal(period)) => self.seal(period),
+            None => {}
         }
         let journaled_sessions = Arc::new(self.journaled_sessions());
         for window in decision.start {
@@ -506,6 +535,17 @@ impl ExportRun {
         }
     }
 
+    /// Starts the task that checks that the remembered head is in the chain.
+    fn check_head(&mut self) {
+        let Some(journal) = &self.journal else { return };
+        let mut chain = journal.chain.clone();
+        let (mut cache, head) = (self.chain_cache.clone(), self.head.clone());
+        self.spawn(RunTask::CheckHead, move |ctx| async move {
+            let checked = check_head(&ctx, head.as_ref(), &mut chain, &mut cache).await;
+            RunTaskResult::CheckHead(checked.map(|()| chain), cache)
+        });
+    }
+
     /// Starts the task that adds the manifest of a closed period to the chain.
     fn seal(&mut self, period: RangeRecord) {
         let Some(journal) = &self.journal else { return };
@@ -519,9 +559,9 @@ impl ExportRun {
             return self.retry_state.record_seal_failure(failure, now, rand::random());
         };
         let chain = journal.chain.clone();
-        let mut cache = self.chain_cache.clone();
+        let (mut cache, head) = (self.chain_cache.clone(), self.head.clone());
         self.spawn(RunTask::Seal(period), move |ctx| async move {
-            let sealed = ensure_manifest(&ctx, statement, chain, &mut cache).await;
+            let sealed = ensure_manifest(&ctx, statement, chain, &mut cache, head.as_ref()).await;
             RunTaskResult::Seal(period, sealed, cache)
         });
     }
@@ -625,6 +665,10 @@ impl ExportRun {
                     RunTaskResult::Window(window, report) => self.window_done(window, report, now).await,
                     RunTaskResult::Recover(id, outcome) => self.recover_done(id, outcome, now).await,
                     RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
+                    RunTaskResult::CheckHead(outcome, cache) => {
+                        self.chain_cache = cache;
+                        self.head_checked(outcome, now);
+                    }
                     RunTaskResult::Seal(period, outcome, cache) => {
                         self.chain_cache = cache;
                         self.seal_done(period, outcome, now);
@@ -649,7 +693,7 @@ impl ExportRun {
                             .record_failure(window, failure, now, rand::random());
                         self.refresh_day(window).await;
                     }
-                    Some(RunTask::Seal(_)) => {
+                    Some(RunTask::Seal(_) | RunTask::CheckHead) => {
                         self.retry_state.record_seal_failure(failure, now, rand::random());
                     }
                     Some(RunTask::ListDays) => self.list_days_done(Err(failure)),
@@ -771,19 +815,46 @@ impl ExportRun {
             .record_failure(window, failure, now, rand::random());
     }
 
-    fn seal_done(&mut self, period: RangeRecord, outcome: Result<ChainListing, Failure>, now: Timestamp) {
+    fn head_checked(&mut self, outcome: Result<ChainListing, Failure>, now: Timestamp) {
         match outcome {
             Ok(chain) => {
-                self.retry_state.record_seal(period);
+                self.retry_state.record_head_checked();
                 if let Some(journal) = &mut self.journal {
                     journal.chain = chain;
                 }
             }
-            Err(failure) => {
-                tracing::info!(reason = %failure.reason, error = failure.message, "cannot write manifest");
-                self.retry_state.record_seal_failure(failure, now, rand::random());
-            }
+            Err(failure) => self.seal_failed(failure, now),
         }
+    }
+
+    fn seal_done(
+        &mut self,
+        period: RangeRecord,
+        outcome: Result<(ChainListing, Option<HeadRecord>), Failure>,
+        now: Timestamp,
+    ) {
+        match outcome {
+            Ok((chain, found)) => {
+                self.retry_state.record_seal(period);
+                if let Some(journal) = &mut self.journal {
+                    journal.chain = chain;
+                }
+                let abandoned = self.ctx.export.abandoned_head.as_ref();
+                let head = next_head(self.head.clone(), found, abandoned);
+                if head != self.head
+                    && let Some(HeadRecord { head, .. }) = &head
+                {
+                    tracing::info!(%head, key_id = head.key_id, "newest manifest, to be remembered outside the bucket");
+                }
+                self.head = head;
+            }
+            Err(failure) => self.seal_failed(failure, now),
+        }
+    }
+
+    fn seal_failed(&mut self, failure: Failure, now: Timestamp) {
+        tracing::info!(reason = %failure.reason, error = failure.message, "cannot write manifest");
+        self.retry_state.record_seal_failure(failure, now, rand::random());
     }
 
     /// Lists one day again; on failure drops the journal, so that the complete bucket is listed later.
@@ -897,6 +968,7 @@ impl ExportRun {
             finished: decision.finished,
             complete: decision.complete,
             manifest_due: decision.sealing,
+            head: self.head.clone(),
             next_run_at: decision.wake,
             windows: Arc::new(windows),
             transfers: self.work.transfers(),
@@ -910,7 +982,11 @@ impl ExportRun {
     fn active_windows(&self) -> BTreeSet<Window> {
         let windows = self.running.values().filter_map(|task| match task {
             RunTask::Window(window) => Some(*window),
-            RunTask::Recover(_) | RunTask::Adopt(_) | RunTask::Seal(_) | RunTask::ListDays => None,
+            RunTask::Recover(_)
+            | RunTask::Adopt(_)
+            | RunTask::CheckHead
+            | RunTask::Seal(_)
+            | RunTask::ListDays => None,
         });
         windows.collect()
     }
@@ -920,7 +996,11 @@ impl ExportRun {
         let mut in_progress = self.work.attempts().clone();
         in_progress.extend(self.running.values().filter_map(|task| match task {
             RunTask::Recover(id) => Some(*id),
-            RunTask::Window(_) | RunTask::Adopt(_) | RunTask::Seal(_) | RunTask::ListDays => None,
+            RunTask::Window(_)
+            | RunTask::Adopt(_)
+            | RunTask::CheckHead
+            | RunTask::Seal(_)
+            | RunTask::ListDays => None,
         }));
         in_progress
     }

@@ -1,6 +1,6 @@
 //! Context of one run: the export, its peers, the shared resources of the process, the stop signal.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -63,6 +63,9 @@ pub(super) struct RunContext {
     pub(super) events: TaskEvents,
     /// Tracker user, once the loop knows it.
     tracker_user: watch::Receiver<Option<String>>,
+    /// Digests of the receipts that a trusted key attests, by key below the root: at most one for each receipt of the
+    /// export.
+    attested: Mutex<BTreeMap<String, String>>,
 }
 
 /// Counterpart of a context: the ends of its channels that belong to the loop of the run.
@@ -79,6 +82,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RunContext {
+    /// Records that a trusted key attests a receipt with this digest.
+    pub(super) fn record_attested(&self, key: &str, sha256: &str) {
+        lock(&self.attested).insert(key.to_owned(), sha256.to_owned());
+    }
+
+    /// Returns true if a trusted key attests a receipt with this digest, as this run found or wrote it.
+    pub(super) fn is_attested(&self, key: &str, sha256: &str) -> bool {
+        lock(&self.attested).get(key).is_some_and(|known| known == sha256)
+    }
+
     /// Records an attempt of which nothing is left but keys that the store refuses to delete.
     pub(super) fn record_spent_attempt(&self, id: AttemptId) {
         let mut spent = lock(&self.shared.spent_attempts);
@@ -134,6 +147,7 @@ impl RunContext {
             shared,
             budget,
             listing_cache,
+            attested: Mutex::default(),
             stop,
             events,
             tracker_user,

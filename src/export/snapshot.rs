@@ -8,6 +8,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Problem;
+use super::manifest::head::HeadRecord;
 use crate::archive::coverage::Damage;
 use crate::archive::receipt::WindowFacts;
 use crate::archive::window::{HourSet, Window};
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub complete: bool,
     /// True if a manifest is due that does not exist yet.
     pub manifest_due: bool,
+    /// Newest manifest, to be remembered outside the bucket; `None`: there is none, or it is not known yet.
+    pub head: Option<HeadRecord>,
     /// Time of the next decision; `None`: nothing changes by itself.
     pub next_run_at: Option<Timestamp>,
     /// Windows that this process stored or found.

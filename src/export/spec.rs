@@ -8,6 +8,7 @@ use crate::api::{Scope, SettingNames};
 use crate::archive::coverage::Expectation;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
+use crate::archive::manifest::Head;
 use crate::archive::manifest::document::GapEntry;
 use crate::archive::records::AttemptRecord;
 use crate::archive::window::{HourSet, Window};
@@ -88,6 +89,10 @@ pub struct ExportSpec {
     pub settle_after: SignedDuration,
     /// Gaps that the user accepted.
     pub accepted_gaps: Vec<GapEntry>,
+    /// Newest manifest that a person gave up knowingly.
+    pub abandoned_head: Option<Head>,
+    /// Day before which receipts without a signature may be stated by a signed manifest.
+    pub unsigned_receipts_before: Option<Date>,
     /// Holder name: stable over restarts, unique to this exporter.
     pub holder: String,
     /// Period of exclusive use of the holder name; `None`: unknown, conflicts are not detected.

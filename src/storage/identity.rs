@@ -32,6 +32,14 @@ impl StoreIdentity {
         })
     }
 
+    /// Returns the name of the bucket; `None`: the store is a directory.
+    pub fn bucket_name(&self) -> Option<&str> {
+        match &self.0 {
+            StorePlace::Bucket { bucket, .. } => Some(bucket),
+            StorePlace::Directory(_) => None,
+        }
+    }
+
     /// Returns the identity of a directory, by its canonical path.
     pub fn directory(path: &Path) -> Self {
         Self(StorePlace::Directory(path.to_owned()))

@@ -27,6 +27,8 @@ pub(crate) fn export_spec(start: Date, end: Option<Date>) -> ExportSpec {
         parallelism: 4,
         settle_after: SignedDuration::from_hours(6),
         accepted_gaps: Vec::new(),
+        abandoned_head: None,
+        unsigned_receipts_before: None,
         holder: "tests/one".to_owned(),
         holder_epoch: None,
         single_writer: false,

@@ -54,6 +54,15 @@ pub struct Manifest {
     pub root: RootDigest,
     /// The manifest with the preceding number; null for the first.
     pub previous: Option<FileDigest>,
+    /// Id of the key that signs the manifest: SHA-256 of its DER `SubjectPublicKeyInfo`. Absent without a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// The bucket that the manifest was written to; absent for a directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// The prefix in that bucket, without slashes at its ends; absent for a directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
     /// Time immediately before the manifest was written, by the store's clock.
     pub written_at: Timestamp,
     /// Name and version of the software that wrote the manifest.
@@ -292,8 +301,12 @@ pub struct ManifestHeader {
     pub period: RangeRecord,
     /// As [`Manifest::accepted_gaps`].
     pub accepted_gaps: Vec<GapEntry>,
+    /// As [`Manifest::totals`].
+    pub totals: PeriodTotals,
     /// As [`Manifest::root`].
     pub root: RootDigest,
+    /// As [`Manifest::written_at`].
+    pub written_at: Timestamp,
 }
 
 impl ArchiveRecord for Manifest {

@@ -5,11 +5,14 @@
 pub mod chain;
 mod consistency;
 pub mod document;
+mod head;
 pub mod signature;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::document::{Manifest, ManifestHeader};
+pub use self::head::{Head, InvalidHead, SEQUENCE_MAX};
+use self::signature::SignatureStatus;
 use super::layout::Key;
 
 /// The manifests and signatures in a listing.
@@ -30,11 +33,37 @@ pub struct ManifestLink {
     pub header: ManifestHeader,
     /// SHA-256 of its bytes, hexadecimal digits.
     pub sha256: String,
+    /// Its signature when it was read.
+    pub signature: LinkSignature,
+}
+
+/// Signature of a stored manifest, as far as it was checked with the trusted keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LinkSignature {
+    /// Not read: no key is trusted.
+    #[default]
+    Unread,
+    /// There was none.
+    Absent,
+    /// The trusted key with this id verifies it.
+    SignedBy(String),
+    /// No trusted key verifies it.
+    Invalid,
+}
+
+impl From<&LinkSignature> for SignatureStatus {
+    fn from(signature: &LinkSignature) -> Self {
+        match signature {
+            LinkSignature::Unread | LinkSignature::Absent => Self::Absent,
+            LinkSignature::SignedBy(_) => Self::Valid,
+            LinkSignature::Invalid => Self::Invalid,
+        }
+    }
 }
 
 impl ManifestLink {
     /// Reduces a manifest.
-    pub fn new(manifest: Manifest, sha256: String) -> Self {
+    pub fn new(manifest: Manifest, sha256: String, signature: LinkSignature) -> Self {
         let Manifest {
             schema,
             sequence,
@@ -43,7 +72,9 @@ impl ManifestLink {
             source,
             period,
             accepted_gaps,
+            totals,
             root,
+            written_at,
             ..
         } = manifest;
         let header = ManifestHeader {
@@ -54,9 +85,15 @@ impl ManifestLink {
             source,
             period,
             accepted_gaps,
+            totals,
             root,
+            written_at,
         };
-        Self { header, sha256 }
+        Self {
+            header,
+            sha256,
+            signature,
+        }
     }
 }
 

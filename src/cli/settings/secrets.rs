@@ -15,7 +15,7 @@ use super::context::SelectedContext;
 use super::environment::EnvLookup;
 use crate::api::{CaSecretRef, Setting, SettingNames};
 use crate::export::connect::Secrets;
-use crate::export::manifest::sign::SIGNING_KEY;
+use crate::export::manifest::sign::{PREVIOUS_PUBLIC_KEYS, SIGNING_KEY};
 use crate::storage::{S3Credentials, SecretError};
 use crate::tracker::{Credentials, CredentialsError};
 
@@ -95,8 +95,15 @@ static BUCKET_KEYS: [SecretKey<'static>; 3] = [
 ];
 
 /// Keys of `spec.manifest.signingKeySecretRef`.
-static SIGNING_KEYS: [SecretKey<'static>; 1] =
-    [key(SIGNING_KEY, "SIGNING_KEY", "EVENTEXPORT_SIGNING_KEY", None)];
+static SIGNING_KEYS: [SecretKey<'static>; 2] = [
+    key(SIGNING_KEY, "SIGNING_KEY", "EVENTEXPORT_SIGNING_KEY", None),
+    key(
+        PREVIOUS_PUBLIC_KEYS,
+        "PREVIOUS_PUBLIC_KEYS",
+        "EVENTEXPORT_PREVIOUS_PUBLIC_KEYS",
+        None,
+    ),
+];
 
 /// Secrets of a resource, and the names of the settings whose values came from the environment.
 #[derive(Default)]

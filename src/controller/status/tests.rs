@@ -37,6 +37,8 @@ fn export() -> ExportSpec {
         parallelism: 4,
         settle_after: SignedDuration::from_hours(6),
         accepted_gaps: Vec::new(),
+        abandoned_head: None,
+        unsigned_receipts_before: None,
         holder: "cluster/uid".to_owned(),
         holder_epoch: None,
         single_writer: true,

@@ -174,6 +174,8 @@ pub(super) fn specs() -> impl Strategy<Value = ExportSpec> {
                     shard: Shard::new(index, of).unwrap(),
                     parallelism,
                     settle_after: SignedDuration::from_hours(settle),
+                    abandoned_head: None,
+                    unsigned_receipts_before: None,
                     accepted_gaps: gaps
                         .into_iter()
                         .map(|(from, more)| GapEntry {

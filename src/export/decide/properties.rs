@@ -186,14 +186,14 @@ proptest! {
     #[test]
     fn a_period_due_for_sealing_has_a_statement_and_is_not_complete(fixture in fixtures()) {
         let decision = fixture.decide();
-        if let Some(period) = decision.seal {
+        if let Some(SealStep::Seal(period)) = decision.seal {
             prop_assert!(decision.sealing && !decision.complete && !decision.idle && !fixture.sealing);
             prop_assert!(build_statement(&fixture.export, &fixture.journal, period).is_some(), "{period:?}");
         }
         let is_own = |id: &AttemptId| !fixture.journal.attempts_by_others(id.window, "self", fixture.store_now).any(|(other, _)| other == id);
         let own = fixture.journal.attempts.keys().filter(|id| is_own(id)).map(|id| id.window);
         let mut open = own.chain(fixture.active.iter().copied());
-        if let Some(period) = decision.seal {
+        if let Some(SealStep::Seal(period)) = decision.seal {
             prop_assert!(!open.any(|window| period.contains(window)), "sessions may be open");
         }
     }
@@ -249,7 +249,7 @@ proptest! {
                 fixture.retry_state.foreign_objects.insert(window);
             }
             fixture.sealing = false;
-            if let Some(period) = decision.seal {
+            if let Some(SealStep::Seal(period)) = decision.seal {
                 fixture.retry_state.record_seal(period);
             }
             fixture.active = decision.start.into_iter().collect();

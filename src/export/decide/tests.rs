@@ -24,6 +24,8 @@ fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
         parallelism,
         settle_after: SignedDuration::ZERO,
         accepted_gaps: Vec::new(),
+        abandoned_head: None,
+        unsigned_receipts_before: None,
         holder: "self".to_owned(),
         holder_epoch: None,
         single_writer: false,
@@ -114,7 +116,10 @@ fn each_closed_period_is_sealed_whatever_other_periods_miss() {
     assert_eq!(fixture.decide().seal, None);
     fixture.export.accepted_gaps = accept(second.start);
     let decision = fixture.decide();
-    assert_eq!((decision.seal, decision.complete), (Some(second), false));
+    assert_eq!(
+        (decision.seal, decision.complete),
+        (Some(SealStep::Seal(second)), false)
+    );
     // A session of the period is open.
     fixture.active.insert(Window::day(date(2019, 3, 1)));
     assert_eq!(fixture.decide().seal, None);
@@ -128,7 +133,19 @@ fn each_closed_period_is_sealed_whatever_other_periods_miss() {
     // The first year misses nothing any more.
     fixture.export.accepted_gaps = accept(date(2018, 6, 3));
     let decision = fixture.decide();
-    assert_eq!((decision.seal, decision.complete), (Some(first), false));
+    assert_eq!(
+        (decision.seal, decision.complete),
+        (Some(SealStep::Seal(first)), false)
+    );
     fixture.retry_state.record_seal(first);
+    assert!(fixture.decide().complete);
+    // The remembered head comes before everything else.
+    fixture.retry_state.head_due = true;
+    let decision = fixture.decide();
+    assert_eq!(
+        (decision.seal, decision.complete),
+        (Some(SealStep::CheckHead), false)
+    );
+    fixture.retry_state.record_head_checked();
     assert!(fixture.decide().complete);
 }

@@ -1,25 +1,30 @@
 //! Adds a statement to the chain exactly once: finds its manifest, or writes it under the next number; then signs it.
 //! An interrupted process can resume at any point: an existing manifest is found, a missing manifest or signature is
-//! written. I/O.
+//! written. Nothing is added while the remembered head is missing, or if the period would lose events. I/O.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::sign::Signing;
-use super::statement::{Statement, StatementId};
+use super::attest::check_receipts;
+use super::head::{HeadRecord, check_head, fewer_events, newest_head};
+use super::statement::{ChainPlace, Statement, StatementId};
 use crate::api::Reason;
-use crate::archive::layout::{ArchiveRoot, Key};
+use crate::archive::layout::Key;
 use crate::archive::manifest::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest};
-use crate::archive::manifest::{ChainListing, ManifestLink};
-use crate::archive::records;
-use crate::export::failure::{Failure, RetryClass};
+use crate::archive::manifest::{ChainListing, LinkSignature, ManifestLink, SEQUENCE_MAX};
+use crate::archive::records::{self, RangeRecord};
+use crate::export::failure::Failure;
 use crate::export::journal_io::record_options;
-use crate::export::open::conditional_writes_unsupported;
 use crate::export::run_context::RunContext;
+use crate::export::signature_io::{
+    SignatureWrite, create_object, full_key, read_signature, signature_invalid, store_failure,
+    write_signature,
+};
 use crate::pipeline::prover::hex;
-use crate::storage::{ObjectClass, PutMode, PutOptions, Segments, Store, StoreError};
+use crate::storage::{ObjectClass, PutMode, Segments};
 
 /// Maximum number of attempts to get the next number against concurrent writers.
 const ROUNDS_MAX: usize = 16;
@@ -27,21 +32,31 @@ const ROUNDS_MAX: usize = 16;
 /// Maximum length of the version in the `software` field of a manifest.
 const VERSION_CHARS_MAX: usize = 40;
 
-/// Largest sequence number that a key can contain.
-const SEQUENCE_MAX: u64 = 99_999_999;
-
-/// Digest and statement id of a stored manifest, which never changes.
+/// Facts of a stored manifest, which never changes.
 #[derive(Clone, Debug)]
 pub(in crate::export) struct ChainLink {
     statement_id: StatementId,
-    sha256: String,
+    /// The period of the statement.
+    pub(super) period: RangeRecord,
+    /// Events that it states.
+    events: u64,
+    /// SHA-256 of its bytes, hexadecimal digits.
+    pub(super) sha256: String,
+    /// Its signature when it was read.
+    pub(super) signature: LinkSignature,
+    /// Time at which it was written, by its own statement.
+    pub(super) written_at: Timestamp,
 }
 
 impl From<ManifestLink> for ChainLink {
     fn from(link: ManifestLink) -> Self {
         Self {
             statement_id: link.header.statement_id(),
+            period: link.header.period,
+            events: link.header.totals.events,
             sha256: link.sha256,
+            signature: link.signature,
+            written_at: link.header.written_at,
         }
     }
 }
@@ -49,33 +64,65 @@ impl From<ManifestLink> for ChainLink {
 /// Manifests that a run has read or written, by sequence number.
 pub(in crate::export) type ChainCache = BTreeMap<u64, ChainLink>;
 
+/// Result of a search for the manifest of a statement.
+enum FoundManifest {
+    /// The newest manifest of the period has the statement, and the signature that it needs.
+    Stated,
+    /// As `Stated`, without a signature: its number and bytes.
+    Unsigned(u64, Bytes),
+    /// The statement needs a further manifest.
+    Absent,
+}
+
 /// Ensures that the chain has a manifest of the statement, with a signature if signing is enabled. Returns the updated
-/// listing of the chain; what was read or written is added to `cache`.
+/// listing of the chain and its head; what was read or written is added to `cache`. `remembered`: the head as it is
+/// known outside the bucket.
 pub(in crate::export) async fn ensure_manifest(
     ctx: &RunContext,
     statement: Statement,
     mut chain: ChainListing,
     cache: &mut ChainCache,
-) -> Result<ChainListing, Failure> {
+    remembered: Option<&HeadRecord>,
+) -> Result<(ChainListing, Option<HeadRecord>), Failure> {
     for _ in 0..ROUNDS_MAX {
-        if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain, cache).await? {
-            sign_manifest(ctx, number, bytes, &mut chain).await?;
-            return Ok(chain);
+        check_head(ctx, remembered, &mut chain, cache).await?;
+        let mut found = find_manifest(ctx, &statement, &mut chain, cache).await?;
+        if matches!(found, FoundManifest::Absent) {
+            // The listing may be hours old: list again before writing.
+            chain = list_chain(ctx).await?;
+            add_unlisted_manifests(ctx, &mut chain, cache).await?;
+            check_head(ctx, remembered, &mut chain, cache).await?;
+            found = find_manifest(ctx, &statement, &mut chain, cache).await?;
         }
-        // The listing may be hours old: list again before writing.
-        chain = list_chain(ctx).await?;
-        add_unlisted_manifests(ctx, &mut chain, cache).await?;
-        if let Some((number, bytes)) = find_manifest(ctx, &statement, &mut chain, cache).await? {
-            sign_manifest(ctx, number, bytes, &mut chain).await?;
-            return Ok(chain);
+        let unsigned = match found {
+            FoundManifest::Stated => None,
+            FoundManifest::Unsigned(number, bytes) => Some((number, bytes)),
+            FoundManifest::Absent => {
+                // Without a usable signing key, no manifest is written.
+                if let Some(keys) = ctx.peers.signing.keys()? {
+                    check_receipts(ctx, keys, &statement, &chain, cache).await?;
+                }
+                let Some(written) = write_manifest(ctx, &statement, &mut chain, cache).await? else {
+                    continue;
+                };
+                Some(written)
+            }
+        };
+        if let Some((number, bytes)) = unsigned
+            && let Some(keys) = ctx.peers.signing.keys()?
+        {
+            check_receipts(ctx, keys, &statement, &chain, cache).await?;
+            let key = full_key(&ctx.export.root, &Key::Signature(number));
+            if write_signature(ctx, keys, &key, &bytes).await? == SignatureWrite::Foreign {
+                return Err(signature_invalid(&key));
+            }
+            chain.signatures.insert(number);
+            if let Some(link) = cache.get_mut(&number) {
+                link.signature = LinkSignature::SignedBy(keys.key_id().to_owned());
+            }
         }
-        // Without a usable signing key, no manifest is written.
-        signing_key(ctx)?;
-        if let Some((number, bytes)) = write_manifest(ctx, &statement, &chain, cache).await? {
-            chain.manifests.insert(number);
-            sign_manifest(ctx, number, bytes, &mut chain).await?;
-            return Ok(chain);
-        }
+        let head = newest_head(ctx, &chain, cache).await?;
+        return Ok((chain, head));
     }
     let prefix = ctx.export.root.manifests_prefix();
     let message = format!(
@@ -115,59 +162,78 @@ async fn add_unlisted_manifests(
     Ok(())
 }
 
-/// Returns the newest manifest of the statement's period if it has the statement: an older one with it was superseded.
-/// Returns its bytes if it still needs a signature. Such a manifest must equal, byte for byte, the one that this run
-/// would write, because a signature vouches for all of it. A run reads each manifest once.
+/// Searches the newest manifest of the statement's period: only that one counts. One that still needs a signature must
+/// equal, byte for byte, the one that this run would write, because a signature vouches for all of it. With a key, a
+/// manifest without a valid signature supersedes nothing. Fails if the statement has fewer events than the newest
+/// manifest of the period that counts. A run reads each manifest once.
 async fn find_manifest(
     ctx: &RunContext,
     statement: &Statement,
     chain: &mut ChainListing,
     cache: &mut ChainCache,
-) -> Result<Option<(u64, Bytes)>, Failure> {
+) -> Result<FoundManifest, Failure> {
     let wanted = statement.statement_id();
-    let mut newest = None;
+    let signs = ctx.peers.signing.available().is_some();
+    let (mut newest, mut found) = (true, FoundManifest::Absent);
     for number in chain.manifests.clone().into_iter().rev() {
-        match load_link(ctx, number, cache).await? {
-            Some(link) if link.statement_id.has_same_period(&wanted) => {
-                newest = Some((number, link.statement_id));
-                break;
-            }
-            Some(_) => {}
+        let Some(link) = load_link(ctx, number, cache).await? else {
             // Deleted after the listing.
-            None => {
-                chain.manifests.remove(&number);
+            chain.manifests.remove(&number);
+            continue;
+        };
+        if !link.statement_id.has_same_period(&wanted) {
+            continue;
+        }
+        let stated = std::mem::take(&mut newest) && link.statement_id == wanted;
+        match link.signature {
+            LinkSignature::Invalid => {
+                return Err(signature_invalid(&full_key(
+                    &ctx.export.root,
+                    &Key::Signature(number),
+                )));
+            }
+            LinkSignature::Absent | LinkSignature::Unread if signs => {
+                if stated {
+                    found = read_unsigned(ctx, statement, number, chain, cache).await?;
+                }
+            }
+            LinkSignature::SignedBy(_) | LinkSignature::Absent | LinkSignature::Unread => {
+                if stated {
+                    return Ok(FoundManifest::Stated);
+                }
+                if statement.events() < link.events {
+                    fewer_events(ctx, statement, number, &link.sha256, link.events, chain)?;
+                }
+                return Ok(found);
             }
         }
     }
-    let Some((number, _)) = newest.filter(|(_, found)| *found == wanted) else {
-        return Ok(None);
-    };
-    if matches!(ctx.peers.signing, Signing::Disabled | Signing::Unavailable(_))
-        || chain.signatures.contains(&number)
-    {
-        return Ok(Some((number, Bytes::new())));
-    }
-    let (key, bytes) = read_manifest(ctx, number).await?;
-    let previous = previous_digest(ctx, chain, number, cache).await?;
-    let unsigned = bytes.filter(|bytes| matches_statement(statement, &key, number, previous, bytes));
-    if unsigned.is_none() {
-        tracing::warn!(
-            key,
-            "cannot sign manifest that differs from receipts, writing another one"
-        );
-    }
-    Ok(unsigned.map(|bytes| (number, bytes)))
+    Ok(found)
 }
 
-/// Returns true if a manifest is byte for byte what the statement gives at its position in the chain.
-fn matches_statement(
+/// Reads a manifest of the statement that has no signature yet.
+async fn read_unsigned(
+    ctx: &RunContext,
     statement: &Statement,
-    key: &str,
     number: u64,
-    previous: Option<FileDigest>,
-    bytes: &[u8],
-) -> bool {
-    let Ok(stored) = document::parse_manifest::<Manifest>(key, number, bytes) else {
+    chain: &ChainListing,
+    cache: &mut ChainCache,
+) -> Result<FoundManifest, Failure> {
+    let (key, bytes) = read_manifest(ctx, number).await?;
+    let place = chain_place(ctx, chain, number, cache).await?;
+    if let Some(bytes) = bytes.filter(|bytes| matches_statement(statement, &key, place, bytes)) {
+        return Ok(FoundManifest::Unsigned(number, bytes));
+    }
+    tracing::warn!(
+        key,
+        "cannot sign manifest that differs from receipts, writing another one"
+    );
+    Ok(FoundManifest::Absent)
+}
+
+/// Returns true if a manifest is byte for byte what the statement gives at its place in the chain.
+fn matches_statement(statement: &Statement, key: &str, place: ChainPlace, bytes: &[u8]) -> bool {
+    let Ok(stored) = document::parse_manifest::<Manifest>(key, place.sequence, bytes) else {
         return false;
     };
     // Only the time and the software version do not follow from the receipts.
@@ -176,11 +242,37 @@ fn matches_statement(
     if !version.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_graphic())) {
         return false;
     }
+    // Without them it was written before there was a key, or by an earlier version.
+    let place = ChainPlace {
+        key_id: place.key_id.filter(|_| stored.key_id.is_some()),
+        bucket: place.bucket.filter(|_| stored.bucket.is_some()),
+        prefix: place.prefix.filter(|_| stored.prefix.is_some()),
+        ..place
+    };
     let expected = Manifest {
         software: stored.software,
-        ..statement.manifest(number, previous, stored.written_at)
+        ..statement.manifest(place, stored.written_at)
     };
     records::encode(&expected) == bytes
+}
+
+/// Returns the place of a number in the chain.
+async fn chain_place(
+    ctx: &RunContext,
+    chain: &ChainListing,
+    number: u64,
+    cache: &mut ChainCache,
+) -> Result<ChainPlace, Failure> {
+    let bucket = ctx.peers.store.identity().bucket_name();
+    let prefix = bucket.map(|_| ctx.export.root.prefix().to_owned());
+    let signing = ctx.peers.signing.available();
+    Ok(ChainPlace {
+        sequence: number,
+        previous: previous_digest(ctx, chain, number, cache).await?,
+        key_id: signing.map(|keys| keys.key_id().to_owned()),
+        bucket: bucket.map(ToOwned::to_owned),
+        prefix,
+    })
 }
 
 /// Returns key and digest of the manifest before a number.
@@ -200,26 +292,39 @@ async fn previous_digest(
     Ok(Some(FileDigest { key, sha256 }))
 }
 
-async fn load_link(
+/// Returns the facts of a manifest, with its signature if there are trusted keys; `None` if it does not exist.
+pub(super) async fn load_link(
     ctx: &RunContext,
     number: u64,
     cache: &mut ChainCache,
 ) -> Result<Option<ChainLink>, Failure> {
-    let known = cache.get(&number).cloned();
-    if known.is_some() {
-        return Ok(known);
+    let keys = ctx.peers.signing.available();
+    let known = cache.get(&number);
+    let known = known.filter(|link| keys.is_none() || link.signature != LinkSignature::Unread);
+    if let Some(link) = known {
+        return Ok(Some(link.clone()));
     }
     let (key, Some(bytes)) = read_manifest(ctx, number).await? else {
         return Ok(None);
     };
     let header = document::parse_manifest(&key, number, &bytes).map_err(|error| Failure::from(&error))?;
-    let sha256 = hex(&Sha256::digest(&bytes));
-    let link = ChainLink::from(ManifestLink { header, sha256 });
+    let signature = match keys {
+        None => LinkSignature::Unread,
+        Some(keys) => {
+            let key = full_key(&ctx.export.root, &Key::Signature(number));
+            read_signature(ctx, keys, &key, &bytes).await?
+        }
+    };
+    let link = ChainLink::from(ManifestLink {
+        header,
+        sha256: hex(&Sha256::digest(&bytes)),
+        signature,
+    });
     cache.insert(number, link.clone());
     Ok(Some(link))
 }
 
-async fn read_manifest(ctx: &RunContext, number: u64) -> Result<(String, Option<Bytes>), Failure> {
+pub(super) async fn read_manifest(ctx: &RunContext, number: u64) -> Result<(String, Option<Bytes>), Failure> {
     let key = full_key(&ctx.export.root, &Key::Manifest(number));
     let read = ctx.peers.store.get(&key, MANIFEST_MAX_BYTES).await;
     let bytes = read.map_err(|error| store_failure(&key, "read", &error))?;
@@ -230,15 +335,15 @@ async fn read_manifest(ctx: &RunContext, number: u64) -> Result<(String, Option<
 async fn write_manifest(
     ctx: &RunContext,
     statement: &Statement,
-    chain: &ChainListing,
+    chain: &mut ChainListing,
     cache: &mut ChainCache,
 ) -> Result<Option<(u64, Bytes)>, Failure> {
     let store = &*ctx.peers.store;
     let last = chain.manifests.last().copied();
-    let number = last.unwrap_or(0) + 1;
+    let number = next_number(ctx, chain)?;
     let key = full_key(&ctx.export.root, &Key::Manifest(number));
-    let previous = previous_digest(ctx, chain, number, cache).await?;
-    if previous.is_none() && last.is_some() {
+    let place = chain_place(ctx, chain, number, cache).await?;
+    if place.previous.is_none() && last.is_some() {
         // Deleted after the listing.
         return Ok(None);
     }
@@ -246,7 +351,7 @@ async fn write_manifest(
         .now()
         .await
         .map_err(|error| store_failure(&key, "write", &error))?;
-    let bytes = Bytes::from(records::encode(&statement.manifest(number, previous, now)));
+    let bytes = Bytes::from(records::encode(&statement.manifest(place, now)));
     let too_large = bytes.len() as u64 > MANIFEST_MAX_BYTES;
     if too_large || number > SEQUENCE_MAX {
         let why = if too_large {
@@ -266,106 +371,32 @@ async fn write_manifest(
     }
     let link = ChainLink {
         statement_id: statement.statement_id(),
+        period: statement.period,
+        events: statement.events(),
         sha256: hex(&Sha256::digest(&bytes)),
+        signature: LinkSignature::Absent,
+        written_at: now,
     };
+    tracing::info!(key, start = %statement.period.start, end = %statement.period.end, sha256 = link.sha256, "wrote manifest");
     cache.insert(number, link);
-    tracing::info!(key, start = %statement.period.start, end = %statement.period.end, "wrote manifest");
+    chain.manifests.insert(number);
     Ok(Some((number, bytes)))
 }
 
-/// Writes the signature of a manifest if signing is enabled and the signature is missing.
-async fn sign_manifest(
-    ctx: &RunContext,
-    number: u64,
-    bytes: Bytes,
-    chain: &mut ChainListing,
-) -> Result<(), Failure> {
-    if matches!(ctx.peers.signing, Signing::Disabled) || chain.signatures.contains(&number) {
-        return Ok(());
+/// Returns the next free number. A signature without its manifest is left of a manifest that was deleted: signatures
+/// are written after manifests.
+fn next_number(ctx: &RunContext, chain: &ChainListing) -> Result<u64, Failure> {
+    let last = chain.manifests.last().copied().unwrap_or(0);
+    let Some(signature) = chain.signatures.last().copied().filter(|number| *number > last) else {
+        return Ok(last + 1);
+    };
+    let abandoned = ctx.export.abandoned_head.as_ref();
+    if abandoned.is_some_and(|head| head.sequence >= signature) {
+        return Ok(signature + 1);
     }
-    let Some(signer) = signing_key(ctx)? else {
-        return Ok(());
-    };
-    let key = full_key(&ctx.export.root, &Key::Signature(number));
-    let Some(signature) = signer.sign(&bytes) else {
-        return Err(Failure::retry(
-            Reason::Failed,
-            format!("cannot compute signature {key}"),
-        ));
-    };
-    let body = Segments::from(Bytes::copy_from_slice(&signature));
-    let options = PutOptions {
-        content_type: "application/octet-stream",
-        ..record_options(PutMode::Create, &body, ObjectClass::Proof)
-    };
-    // A faster writer signed the same bytes.
-    create_object(ctx, &key, body, options).await?;
-    chain.signatures.insert(number);
-    Ok(())
-}
-
-fn signing_key(ctx: &RunContext) -> Result<Option<&super::sign::SigningKey>, Failure> {
-    match &ctx.peers.signing {
-        Signing::Disabled => Ok(None),
-        Signing::With(key) => Ok(Some(key)),
-        Signing::Unavailable(failure) => Err(failure.clone()),
-    }
-}
-
-/// Creates an object that was absent a moment ago. Returns false if another writer created it. If the store does not
-/// support conditional writes, or its support is unknown, compares the stored content afterwards.
-async fn create_object(
-    ctx: &RunContext,
-    key: &str,
-    body: Segments,
-    options: PutOptions,
-) -> Result<bool, Failure> {
-    let store = &*ctx.peers.store;
-    let conditional = ctx.known_support().map(|support| support.put);
-    let unsupported = || Failure {
-        class: RetryClass::Manual,
-        ..conditional_writes_unsupported(store.identity())
-    };
-    let overwrite = PutOptions {
-        mode: PutMode::Overwrite,
-        ..options.clone()
-    };
-    let put = match conditional {
-        Some(false) if !ctx.export.single_writer => return Err(unsupported()),
-        Some(false) => store.put(key, body.clone(), &overwrite).await,
-        Some(true) | None => store.put(key, body.clone(), &options).await,
-    };
-    let put = match put {
-        Err(StoreError::Unsupported { .. }) if conditional.is_none() && ctx.export.single_writer => {
-            store.put(key, body.clone(), &overwrite).await
-        }
-        Err(StoreError::Unsupported { .. }) => return Err(unsupported()),
-        put => put,
-    };
-    match put {
-        Ok(_) if conditional == Some(true) => Ok(true),
-        Ok(_) => has_content(store, key, &body).await,
-        Err(StoreError::AlreadyExists { .. } | StoreError::Conflict { .. }) => Ok(false),
-        Err(error) => Err(store_failure(key, "write", &error)),
-    }
-}
-
-async fn has_content(store: &dyn Store, key: &str, body: &Segments) -> Result<bool, Failure> {
-    let found = store.get(key, MANIFEST_MAX_BYTES).await;
-    let found = found.map_err(|error| store_failure(key, "read back", &error))?;
-    let expected = body.pieces().iter().flat_map(|piece| piece.iter());
-    Ok(found.is_some_and(|found| found.iter().eq(expected)))
-}
-
-fn full_key(root: &ArchiveRoot, key: &Key) -> String {
-    root.key(key).unwrap_or_default()
-}
-
-/// Converts an error of the store, adding the operation and the key.
-fn store_failure(key: &str, operation: &str, error: &StoreError) -> Failure {
-    let failure = Failure::from(error);
-    Failure {
-        message: format!("cannot {operation} {key}: {}", failure.message),
-        ..failure
-    }
+    let key = full_key(&ctx.export.root, &Key::Signature(signature));
+    let message = format!(
+        "{key} exists, and its manifest does not: the manifest was deleted; restore it from a version or a backup, or delete the signature if it never had one"
+    );
+    Err(Failure::manual(Reason::ManifestMissing, message))
 }

@@ -34,6 +34,21 @@ pub struct Statement {
     root: RootDigest,
 }
 
+/// Position of a manifest in its chain, and where and by which key it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChainPlace {
+    /// Its number.
+    pub sequence: u64,
+    /// The manifest before it.
+    pub previous: Option<FileDigest>,
+    /// Id of the key that signs it.
+    pub key_id: Option<String>,
+    /// The bucket; `None` for a directory.
+    pub bucket: Option<String>,
+    /// The prefix in the bucket; `None` for a directory.
+    pub prefix: Option<String>,
+}
+
 /// Digests that identify a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatementId {
@@ -151,8 +166,28 @@ impl Statement {
         )
     }
 
+    /// Returns the number of events that it states.
+    pub const fn events(&self) -> u64 {
+        self.totals.events
+    }
+
+    /// Returns the receipts that it states, with their days.
+    pub fn receipts(&self) -> impl Iterator<Item = (Date, &FileDigest)> {
+        self.windows.iter().filter_map(|entry| {
+            let window: Window = entry.window.parse().ok()?;
+            Some((window.date(), &entry.receipt))
+        })
+    }
+
     /// Returns the manifest for a position in the chain.
-    pub fn manifest(&self, sequence: u64, previous: Option<FileDigest>, written_at: Timestamp) -> Manifest {
+    pub fn manifest(&self, place: ChainPlace, written_at: Timestamp) -> Manifest {
+        let ChainPlace {
+            sequence,
+            previous,
+            key_id,
+            bucket,
+            prefix,
+        } = place;
         let Self {
             space,
             scope,
@@ -177,6 +212,9 @@ impl Statement {
             totals,
             root,
             previous,
+            key_id,
+            bucket,
+            prefix,
             written_at,
             software: SOFTWARE.to_owned(),
         }

@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::statement::build_statement;
+use super::statement::{ChainPlace, build_statement};
 use crate::api::{Scope, SettingNames};
 use crate::archive::counts::Verdict;
 use crate::archive::coverage::{self, Expectation};
@@ -46,6 +46,8 @@ pub(super) fn export(last: i8) -> ExportSpec {
         parallelism: 1,
         settle_after: SignedDuration::from_hours(6),
         accepted_gaps: Vec::new(),
+        abandoned_head: None,
+        unsigned_receipts_before: None,
         holder: "we".to_owned(),
         holder_epoch: None,
         single_writer: false,
@@ -181,7 +183,11 @@ fn period(export: &ExportSpec) -> RangeRecord {
 
 fn manifest(export: &ExportSpec, journal: &Journal) -> Option<Manifest> {
     let statement = build_statement(export, journal, period(export))?;
-    Some(statement.manifest(1, None, Timestamp::UNIX_EPOCH))
+    let first = ChainPlace {
+        sequence: 1,
+        ..ChainPlace::default()
+    };
+    Some(statement.manifest(first, Timestamp::UNIX_EPOCH))
 }
 
 proptest! {

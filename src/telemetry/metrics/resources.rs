@@ -49,6 +49,8 @@ pub struct ResourceFacts {
     pub bytes: Option<u64>,
     /// Sessions that are open because of the resource.
     pub sessions: u64,
+    /// Number of the newest manifest.
+    pub manifest_sequence: Option<u64>,
     /// Time at which a window was last stored.
     pub last_success: Option<Timestamp>,
     /// End of the oldest window that is due and not exported.
@@ -149,6 +151,7 @@ impl ResourceSeries {
             events: Some(1),
             bytes: Some(1),
             sessions: 0,
+            manifest_sequence: Some(1),
             last_success: Some(Timestamp::UNIX_EPOCH),
             oldest_missing: Some(Timestamp::UNIX_EPOCH),
             earliest_deletion: Some(Timestamp::UNIX_EPOCH),
@@ -170,7 +173,7 @@ type GaugeValue = fn(&ResourceFacts) -> Option<f64>;
 const REDUCED_GAUGES: usize = REDUCED_SERIES - 1;
 
 /// Gauges of each resource: name, help, unit, value.
-const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 11] = [
+const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 12] = [
     (
         "resource_ready",
         "Condition Ready: 1 True, 0 False; absent if unknown.",
@@ -218,6 +221,12 @@ const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 11] = [
         "Number of sessions that are open, or may be, because of the resource.",
         None,
         |facts| Some(count(facts.sessions)),
+    ),
+    (
+        "resource_manifest_sequence",
+        "Number of the newest manifest of the archive, as status.manifest remembers it; absent if there is none.",
+        None,
+        |facts| facts.manifest_sequence.map(count),
     ),
     (
         "resource_last_success_timestamp",

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use eventexport::archive::manifest::document::{FileDigest, Manifest, parse_manifest};
-use eventexport::export::manifest::sign::{Signing, SigningKey};
+use eventexport::export::manifest::sign::{Signing, SigningKey, SigningKeys};
 use sha2::{Digest as _, Sha256};
 
 /// Signs with a throwaway key.
 pub(crate) fn signing() -> Signing {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     let key = SigningKey::from_pem(pair.serialize_pem().as_bytes()).expect("it is one of ours");
-    Signing::With(Arc::new(key))
+    Signing::With(Arc::new(SigningKeys::new(key, Vec::new())))
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {

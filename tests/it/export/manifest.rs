@@ -9,7 +9,7 @@ use eventexport::api::Reason;
 use eventexport::archive::manifest::document::{DayStatement, GapEntry};
 use eventexport::archive::records::RangeRecord;
 use eventexport::export::failure::Failure;
-use eventexport::export::manifest::sign::{Signing, SigningKey};
+use eventexport::export::manifest::sign::{Signing, SigningKey, SigningKeys};
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::ExportSpec;
 use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, Segments, Store};
@@ -57,7 +57,7 @@ fn key(folder: &Path, name: &str) -> (Signing, std::path::PathBuf) {
         public.to_str().unwrap(),
     ]);
     let key = SigningKey::from_pem(&std::fs::read(&private).unwrap()).unwrap();
-    (Signing::With(Arc::new(key)), public)
+    (Signing::With(Arc::new(SigningKeys::new(key, Vec::new()))), public)
 }
 
 /// True if `openssl` accepts the signature of a manifest.

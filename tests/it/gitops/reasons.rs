@@ -106,8 +106,11 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         | Reason::SourceRefused
         | Reason::DestinationRefused
         | Reason::OrphanSessionSuspected => problem(RetryClass::Wait(None), None),
-        // Everything is stored, and the manifest cannot be signed.
-        Reason::SigningKeyInvalid => Snapshot {
+        // Everything is stored, and no manifest can be written or signed.
+        Reason::SigningKeyInvalid
+        | Reason::ManifestMissing
+        | Reason::SignatureInvalid
+        | Reason::ReceiptUnsigned => Snapshot {
             manifest_due: true,
             missing: settled.missing,
             waiting: 0,

@@ -118,6 +118,8 @@ impl Exporter for ScriptedExporter {
             parallelism: 1,
             settle_after: SignedDuration::ZERO,
             accepted_gaps: Vec::new(),
+            abandoned_head: None,
+            unsigned_receipts_before: None,
             holder: format!("cluster/{}", owner.uid),
             holder_epoch: None,
             single_writer: true,

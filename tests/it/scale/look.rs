@@ -26,7 +26,7 @@ use eventexport::archive::receipt::{ReceiptFacts, Sha256Digest};
 use eventexport::archive::records::{self, ArchiveRecord as _, ObjectRecord, RangeRecord, Receipt};
 use eventexport::archive::window::Window;
 use eventexport::export::manifest::periods::periods;
-use eventexport::export::manifest::statement::build_statement;
+use eventexport::export::manifest::statement::{ChainPlace, build_statement};
 use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use jiff::civil::{Date, date};
 use jiff::{Timestamp, ToSpan as _};
@@ -219,7 +219,12 @@ impl Archive {
         let closed = all.into_iter().filter(|period| period.end <= self.last());
         for (number, period) in (1..).zip(closed) {
             let statement = build_statement(&export, &journal, period).unwrap();
-            let manifest = statement.manifest(number, previous, SEALED_AT.parse().unwrap());
+            let place = ChainPlace {
+                sequence: number,
+                previous,
+                ..ChainPlace::default()
+            };
+            let manifest = statement.manifest(place, SEALED_AT.parse().unwrap());
             let bytes = records::encode(&manifest);
             let key = Key::Manifest(number);
             previous = Some(FileDigest {
