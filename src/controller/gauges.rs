@@ -43,10 +43,7 @@ pub(super) fn resource_facts(
         events: number(status.events),
         bytes: number(status.bytes),
         sessions: status.sessions.len() as u64,
-        manifest_sequence: status
-            .manifest
-            .as_ref()
-            .map(|manifest| u64::from(manifest.sequence)),
+        manifest_sequence: status.manifest.as_ref().map(|manifest| manifest.sequence),
         last_success: None,
         oldest_missing: None,
         earliest_deletion: None,

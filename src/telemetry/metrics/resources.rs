@@ -50,7 +50,7 @@ pub struct ResourceFacts {
     /// Sessions that are open because of the resource.
     pub sessions: u64,
     /// Number of the newest manifest.
-    pub manifest_sequence: Option<u64>,
+    pub manifest_sequence: Option<u32>,
     /// Time at which a window was last stored.
     pub last_success: Option<Timestamp>,
     /// End of the oldest window that is due and not exported.
@@ -226,7 +226,7 @@ const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 12] = [
         "resource_manifest_sequence",
         "Number of the newest manifest of the archive, as status.manifest remembers it; absent if there is none.",
         None,
-        |facts| facts.manifest_sequence.map(count),
+        |facts| facts.manifest_sequence.map(f64::from),
     ),
     (
         "resource_last_success_timestamp",

@@ -80,9 +80,14 @@ pub(super) async fn archive_violations(fixture: &EngineFixture, created: &Creati
     );
     let spent = |name: &String| {
         name.starts_with("_journal/")
-            && ![".receipt.json", ".expired.json", ".split.json"]
-                .iter()
-                .any(|kept| name.ends_with(kept))
+            && ![
+                ".receipt.json",
+                ".receipt.json.sig",
+                ".expired.json",
+                ".split.json",
+            ]
+            .iter()
+            .any(|kept| name.ends_with(kept))
     };
     faults.extend(
         fixture

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventexport::archive::manifest::document::GapEntry;
-use eventexport::export::engine::{Clock, Engine, Limits, Peers};
+use eventexport::export::engine::{Clock, Engine, Limits, Peers, RunControl};
+use eventexport::export::manifest::head::HeadRecord;
 use eventexport::export::manifest::sign::Signing;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::ExportSpec;
@@ -34,6 +35,8 @@ pub(crate) struct EngineFixture {
     pub(crate) retry: RetryConfig,
     pub(crate) clock: Clock,
     pub(crate) signing: Signing,
+    /// Newest manifest that the runs remember.
+    pub(crate) head: Option<HeadRecord>,
 }
 
 /// June 2018, seen from the day after its first week; every day has events.
@@ -77,6 +80,7 @@ impl EngineFixture {
             },
             clock: Arc::new(Timestamp::now),
             signing: Signing::Disabled,
+            head: None,
         }
     }
 
@@ -115,7 +119,11 @@ impl EngineFixture {
     pub(crate) async fn run_with(&self, peers: Peers, stop: CancellationToken) -> Arc<Snapshot> {
         let engine = self.engine();
         let (out, seen) = watch::channel(Arc::default());
-        let run = engine.run(Arc::new(self.export.clone()), peers, &out, stop);
+        let control = RunControl {
+            head: self.head.clone(),
+            ..RunControl::from(stop)
+        };
+        let run = engine.run(Arc::new(self.export.clone()), peers, &out, control);
         let Ok(snapshot) = tokio::time::timeout(Duration::from_secs(90), run).await else {
             panic!("the run does not end: {:#?}", seen.borrow());
         };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use eventexport::api::Reason;
 use eventexport::archive::manifest::document::{DayStatement, GapEntry};
+use eventexport::archive::manifest::signature::PublicKey;
 use eventexport::archive::records::RangeRecord;
 use eventexport::export::failure::Failure;
 use eventexport::export::manifest::sign::{Signing, SigningKey, SigningKeys};
@@ -58,6 +59,15 @@ fn key(folder: &Path, name: &str) -> (Signing, std::path::PathBuf) {
     ]);
     let key = SigningKey::from_pem(&std::fs::read(&private).unwrap()).unwrap();
     (Signing::With(Arc::new(SigningKeys::new(key, Vec::new()))), public)
+}
+
+/// Creates a key that trusts the signatures of an earlier one.
+fn rotated(folder: &Path, name: &str, earlier: &Path) -> (Signing, std::path::PathBuf) {
+    let (_, public) = key(folder, name);
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    let previous = PublicKey::all_from_pem(&read(earlier)).unwrap();
+    let key = SigningKey::from_pem(&read(&folder.join(name))).unwrap();
+    (Signing::With(Arc::new(SigningKeys::new(key, previous))), public)
 }
 
 /// True if `openssl` accepts the signature of a manifest.
@@ -387,9 +397,12 @@ async fn a_manifest_is_signed_by_the_current_key_and_unsigned_ones_are_signed_la
     assert_eq!(in_chain(&fixture), ["_manifests/00000001.json"]);
     let folder = tempfile::tempdir().unwrap();
     let (one, one_public) = key(folder.path(), "one");
-    let (two, two_public) = key(folder.path(), "two");
+    let (two, two_public) = rotated(folder.path(), "two", &one_public);
     fixture.signing = one;
+    // Its receipts were written before there was a key.
+    fixture.export.unsigned_receipts_before = Some(june(4));
     assert!(fixture.run().await.complete);
+    fixture.export.unsigned_receipts_before = None;
     assert_eq!(
         in_chain(&fixture),
         ["_manifests/00000001.json", "_manifests/00000001.json.sig"]
@@ -423,6 +436,7 @@ async fn an_edited_manifest_is_never_signed() {
         let folder = tempfile::tempdir().unwrap();
         let public;
         (fixture.signing, public) = key(folder.path(), "one");
+        fixture.export.unsigned_receipts_before = Some(june(4));
         assert!(fixture.run().await.complete);
         assert!(fixture.run().await.complete);
         let second = [
@@ -460,6 +474,10 @@ async fn without_a_usable_key_events_are_stored_and_only_completion_waits() {
     let folder = tempfile::tempdir().unwrap();
     let (signing, public) = key(folder.path(), "one");
     fixture.signing = signing;
+    let unsigned = fixture.run().await;
+    assert!(!unsigned.complete && unsigned.problems[0].reason == Reason::ReceiptUnsigned);
+    assert_eq!(in_chain(&fixture), Vec::<String>::new());
+    fixture.export.unsigned_receipts_before = Some(june(4));
     assert!(fixture.run().await.complete);
     assert!(is_signed_by(&fixture, 1, &public));
     // Existing signed manifests need no key.

@@ -15,6 +15,7 @@ mod orphans;
 mod quirks;
 mod retry_backoff;
 mod shared_space;
+mod signing;
 mod two_stores;
 mod volume;
 
