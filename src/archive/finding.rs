@@ -25,6 +25,8 @@ pub enum FindingKind {
     ObjectWithoutReceipt,
     /// A file in a folder for events of a window.
     StrayFile,
+    /// A symbolic link to a folder, a pipe, a device, or another entry of a directory that is neither followed nor read.
+    IrregularFile,
     /// A manifest lists a receipt that does not exist.
     ReceiptMissing,
     /// The receipt differs from the digest in a manifest.
@@ -49,10 +51,14 @@ pub enum FindingKind {
     ManifestUnreadable,
     /// The manifest contradicts itself or its receipts.
     ManifestInconsistent,
-    /// No given key verifies the signature.
+    /// No given key verifies the signature of a manifest or receipt.
     SignatureInvalid,
-    /// The manifest has no signature, and one is required.
+    /// The manifest has no signature, and a key is given.
     SignatureMissing,
+    /// A key is given, and neither a signed manifest nor a signature attests the receipt of a window.
+    Unattested,
+    /// The chain does not have a remembered manifest.
+    HeadMissing,
     /// The content could be counted only in part; the counted events are enough, or the service reported no count.
     EventsUncounted,
     /// Hours or days within the range are not covered.
@@ -69,6 +75,8 @@ pub enum FindingKind {
     SeveralSources,
     /// A file that does not belong to the archive, outside of folders for events.
     ForeignFile,
+    /// A hidden file, or the marker of a folder.
+    SkippedFile,
 }
 
 /// An error or remark.
@@ -102,6 +110,7 @@ impl FindingKind {
                 | Self::NotInManifest
                 | Self::SeveralSources
                 | Self::ForeignFile
+                | Self::SkippedFile
         )
     }
 
@@ -140,6 +149,10 @@ impl FindingKind {
                  else, or an export was interrupted; run the export again, which adopts or replaces its own objects"
             }
             Self::StrayFile => "queries over date= folders read it as events: remove it",
+            Self::IrregularFile => {
+                "it was neither followed nor read, and other programs may find anything there: replace it with the files \
+                 themselves, or remove it"
+            }
             Self::ReceiptMissing => {
                 "the proof of this window was removed: restore it from a copy or an older version"
             }
@@ -185,11 +198,21 @@ impl FindingKind {
                 "the manifest was edited: restore it from a copy or an older version"
             }
             Self::SignatureInvalid => {
-                "the manifest was signed with another key, or manifest or signature were changed: check that \
-                 --public-key is that of the exporter (repeat it for several keys), else restore both from a copy"
+                "it was signed with another key, or the document or its signature was changed: check that --public-key is \
+                 that of the exporter (repeat it for several keys), else restore both from a copy"
             }
             Self::SignatureMissing => {
-                "the manifest is not signed: set spec.manifest.signingKeySecretRef, or omit --require-signature"
+                "the signature was removed, or the manifest was written without a key: restore it from a copy; if no key \
+                 was set (spec.manifest.signingKeySecretRef), --allow-unsigned accepts it"
+            }
+            Self::Unattested => {
+                "anyone who can write to the archive can have written these windows: find out who did, and restore the \
+                 signed manifests or signatures from a copy; --unsigned-since DAY accepts windows that no manifest states \
+                 yet, --allow-unsigned all of them"
+            }
+            Self::HeadMissing => {
+                "manifests were removed or replaced after this one was noted: restore them from a copy or an older \
+                 version, and check that the archive is the one whose head was noted"
             }
             Self::Gap => {
                 "these events are not in the archive: run the export again while the service still has them, or \
@@ -210,6 +233,9 @@ impl FindingKind {
                 "with -f, receipts of another source than that of the spec cover no window"
             }
             Self::ForeignFile => "the file is outside of date= folders, so queries do not read it",
+            Self::SkippedFile => {
+                "queries skip names that begin with . or _, and markers of folders: it does no harm, and proves nothing"
+            }
         }
     }
 }

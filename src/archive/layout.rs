@@ -17,6 +17,9 @@ const INTERNAL_DIR: &str = ".eventexport-tmp";
 /// Highest revision of a receipt.
 pub const REVISION_MAX: u32 = 9999;
 
+/// Folders of documents below a root.
+const DOCUMENT_DIRS: [&str; 4] = ["_journal", "_manifests", "_revisions", "_checkpoints"];
+
 /// Key prefix of everything that one space and scope has in a bucket: empty, or ends with `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ArchiveRoot(String);
@@ -111,6 +114,24 @@ impl ArchiveRoot {
     /// Returns true if a key belongs to the internal folder of a directory store.
     pub fn is_internal(key: &str) -> bool {
         key.split('/').any(|folder| folder == INTERNAL_DIR)
+    }
+
+    /// Returns true if a query over `date=*/events*.json.gz` reads the key as events.
+    pub fn is_query_input(key: &str) -> bool {
+        let mut names = key.rsplit('/');
+        let (name, folder) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+        name.starts_with("events") && name.ends_with(".json.gz") && folder.starts_with("date=")
+    }
+
+    /// Returns true if queries skip the key below a root, and it is none of the folders of documents: a name in it begins
+    /// with `.` or `_`, or it marks a folder (`key/` of 0 bytes, as consoles of stores create it).
+    pub fn is_skipped(below: &str, size: u64) -> bool {
+        if size == 0 && (below.is_empty() || below.ends_with('/')) {
+            return true;
+        }
+        let mut names = below.split('/').peekable();
+        names.next_if(|name| DOCUMENT_DIRS.contains(name));
+        names.any(|name| name.starts_with(['.', '_']))
     }
 
     /// Returns the space id and the scope (`space` or `account`) of the last two folders.
@@ -375,6 +396,31 @@ mod tests {
         ] {
             assert_eq!(root.prefix(), prefix);
         }
+    }
+
+    #[test]
+    fn queries_read_events_in_folders_of_days_and_skip_hidden_names() {
+        for (key, input, skipped) in [
+            ("p/date=2018-06-01/events.json.gz", true, false),
+            ("p/date=junk/events-extra.json.gz", true, false),
+            ("date=2018-06-01/events.json.gz", true, false),
+            ("date=2018-06-01/.events.json.gz", false, true),
+            ("date=2018-06-01/_events.json.gz", false, true),
+            ("date=2018-06-01/.DS_Store", false, true),
+            ("date=2018-06-01/_temporary/0/part.json.gz", false, true),
+            ("date=2018-06-01/part-2.json.gz", false, false),
+            ("date=2018-06-01/events.json.gz.part", false, false),
+            ("events.json.gz", false, false),
+            ("_journal/notes.txt", false, false),
+            ("_journal/.DS_Store", false, true),
+            ("_manifests", false, false),
+            ("date=2018-06-01/more/events.json.gz", false, false),
+        ] {
+            assert_eq!(ArchiveRoot::is_query_input(key), input, "{key}");
+            assert_eq!(ArchiveRoot::is_skipped(key, 1), skipped, "{key}");
+        }
+        assert!(ArchiveRoot::is_skipped("date=2018-06-01/", 0) && ArchiveRoot::is_skipped("", 0));
+        assert!(!ArchiveRoot::is_skipped("date=2018-06-01/", 1));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::settings::archive::{LocationArgs, OpenArchive};
 use super::verify_text;
 use crate::archive::manifest::signature::PublicKey;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
+use crate::archive::verify::attestation::Unsigned;
 use crate::archive::verify::recheck::Recheck;
 use crate::archive::verify::report::VerifyReport;
 
@@ -31,15 +32,15 @@ const TICK: Duration = Duration::from_millis(200);
 const LINE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Name and version of the JSON document.
-pub const SCHEMA: &str = "eventexport.io/verify/v2";
+pub const SCHEMA: &str = "eventexport.io/verify/v3";
 
 /// Verify an archive without the service and without trusting the exporter.
 ///
 /// Reads every object, receipt and manifest, and writes nothing. Checks that each object named by a receipt exists with
 /// its size, SHA-256 and CRC-64/NVME, is complete gzip, and holds the stated number of events; that no window of the
 /// range is missing and nothing exists without a receipt; that the receipts match the manifests; and that the manifests
-/// form a complete chain, with signatures if required. Works on a copy in another bucket or folder, for one space or
-/// many. Exit code 0: proved; 1: not proved, since something is wrong or there is nothing to prove; 2: the arguments are
+/// form a complete chain. With --public-key, everything that is covered must be signed with that key: each manifest, and each
+/// window by a manifest or its receipt. Works on a copy in another bucket or folder, for one space or many. Exit code 0: proved; 1: not proved, since something is wrong or there is nothing to prove; 2: the arguments are
 /// invalid; 3: the archive could not be checked, for example because the store is unreachable or the credentials are
 /// rejected.
 #[derive(Debug, clap::Args)]
@@ -51,11 +52,23 @@ pub struct VerifyArgs {
     /// Compare the checksums that the store holds, without reading the objects
     #[arg(long)]
     pub quick: bool,
-    /// Ed25519 public key (PEM) that verifies the signatures of the manifests; may be repeated for rotated keys
+    /// Ed25519 public key (PEM) of the exporter: every manifest must be signed with it, and every window be in a signed
+    /// manifest or have a signed receipt; may be repeated for rotated keys
     #[arg(long = "public-key", value_name = "FILE")]
     pub public_keys: Vec<PathBuf>,
-    /// Require at least one manifest, and a signature on each
-    #[arg(long)]
+    /// Accept manifests and receipts without a signature; existing signatures are still checked
+    #[arg(long, requires = "public_keys", conflicts_with = "unsigned_since")]
+    pub allow_unsigned: bool,
+    /// Accept receipts without a signature for windows from this UTC day on
+    #[arg(long, value_name = "DATE", value_parser = day, requires = "public_keys")]
+    pub unsigned_since: Option<Date>,
+    /// Implied by --public-key; accepted as in earlier versions
+    #[arg(
+        long,
+        hide = true,
+        requires = "public_keys",
+        conflicts_with = "allow_unsigned"
+    )]
     pub require_signature: bool,
     /// First UTC day to prove: every hour from it to the last day must be stored or an accepted gap; windows of earlier days
     /// are not verified
@@ -75,7 +88,7 @@ Examples:
     eventexport verify ./export
   A bucket, with the exporter's public key:
     AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… \\
-    eventexport verify s3://audit/tracker --public-key exporter.pem --require-signature
+    eventexport verify s3://audit/tracker --public-key exporter.pem
   The destination and the range of a manifest:
     eventexport verify -f audit.yaml
   That nothing of a month is missing:
@@ -103,7 +116,11 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
             hour: location.export.as_ref().and_then(|export| export.hour),
             quick: args.quick,
             keys: keys.clone(),
-            require_signature: args.require_signature,
+            unsigned: match (args.allow_unsigned, args.unsigned_since) {
+                (true, _) => Unsigned::Allowed,
+                (false, Some(day)) => Unsigned::Since(day),
+                (false, None) => Unsigned::Refused,
+            },
             since: args.start,
             until: args.end,
             recheck: Recheck::default(),
@@ -175,13 +192,14 @@ fn verify_json(args: &VerifyArgs, reports: &[(OpenArchive, VerifyReport)], exit:
                 "location": location.name,
                 "export": location.export.as_ref().map(|export| &export.name),
             });
-            events::merge(&mut archive, report.json());
+            events::merge(&mut archive, report.json(args.quick));
             archive
         })
         .collect();
     json!({
         "quick": args.quick,
-        "proved": exit == Exit::Done,
+        "passed": exit == Exit::Done,
+        "proved": exit == Exit::Done && !args.quick,
         "exitCode": exit.code(),
         "archives": archives,
     })

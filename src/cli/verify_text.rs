@@ -1,6 +1,6 @@
 //! Text report of a verification: problems, then remarks, then a summary of each root. No I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::human;
@@ -43,11 +43,12 @@ pub fn render(name: &str, report: &VerifyReport, quick: bool, quiet: bool) -> St
         let events = report.roots.iter().map(|root| root.totals.events).sum();
         let windows: u64 = report.roots.iter().map(|root| root.totals.windows).sum();
         format!(
-            "{}: {}: {} with {}",
+            "{}: {}: {} with {}{}",
             if quick { "No problems found" } else { "Proved" },
             asserted_ranges(report),
             human::plural(windows, "window"),
-            human::plural(events, "event")
+            human::plural(events, "event"),
+            limits(report, quick)
         )
     } else if report.is_unchecked() {
         format!(
@@ -59,6 +60,36 @@ pub fn render(name: &str, report: &VerifyReport, quick: bool, quiet: bool) -> St
     };
     let _ = writeln!(text, "{name}: {verdict}");
     text
+}
+
+/// Returns what a verification without problems did not check.
+fn limits(report: &VerifyReport, quick: bool) -> String {
+    let mut text = String::new();
+    if quick {
+        let mut methods: BTreeMap<CheckMethod, u64> = BTreeMap::new();
+        for (method, count) in report.roots.iter().flat_map(RootReport::check_methods) {
+            *methods.entry(method).or_default() += count;
+        }
+        let _ = write!(
+            text,
+            "; no event was read, objects were checked: {}",
+            list_methods(&methods)
+        );
+    }
+    if report.roots.iter().any(|root| root.attested.is_none()) {
+        text.push_str("; signatures not checked (no --public-key)");
+    }
+    text
+}
+
+fn list_methods(methods: &BTreeMap<CheckMethod, u64>) -> String {
+    if methods.is_empty() {
+        return "none".to_owned();
+    }
+    let methods = methods
+        .iter()
+        .map(|(method, count)| format!("{} {}", human::count(*count), check_method_label(*method)));
+    methods.collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the range of each root, each different one once, with its accepted gaps.
@@ -161,15 +192,10 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
             human::bytes(totals.decompressed)
         ),
     );
-    let methods: Vec<String> = root
-        .check_methods()
-        .into_iter()
-        .map(|(method, count)| format!("{} {}", human::count(count), check_method_label(method)))
-        .collect();
-    if quick && !methods.is_empty() {
-        line("checked", methods.join(", "));
+    if quick {
+        line("checked", list_methods(&root.check_methods()));
     }
-    let chain = root.manifests;
+    let chain = &root.manifests;
     line(
         "manifests",
         if chain.manifests == 0 {
@@ -191,6 +217,24 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
             )
         },
     );
+    let attested = root.attested.map_or_else(
+        || "not checked: whoever can write there can have written it; pass --public-key FILE".to_owned(),
+        |attested| {
+            format!(
+                "by signed manifests: {}; by signed receipts: {}; by receipts alone: {}",
+                human::plural(attested.signed_manifests, "window"),
+                human::count(attested.signed_receipts),
+                human::count(attested.receipts_alone)
+            )
+        },
+    );
+    line("attested", attested);
+    if let Some((number, sha256)) = &root.manifests.head {
+        line(
+            "head",
+            format!("{number}:{sha256} (write it down, and pass it with --head next time)"),
+        );
+    }
     text.push('\n');
 }
 
@@ -199,7 +243,7 @@ const fn check_method_label(method: CheckMethod) -> &'static str {
         CheckMethod::Data => "by reading every byte",
         CheckMethod::StoredSha256 => "by size and the SHA-256 that the store holds",
         CheckMethod::StoredCrc64 => "by size and the CRC-64/NVME that the store holds",
-        CheckMethod::Size => "by size alone: the store holds no checksum",
+        CheckMethod::Size => "by size alone",
         CheckMethod::Nothing => "not checked",
     }
 }

@@ -11,7 +11,7 @@ mod identity;
 mod s3;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -114,6 +114,30 @@ pub struct ObjectSummary {
     pub last_modified: Option<Timestamp>,
 }
 
+/// Entry of a directory that is no object. It is neither followed nor read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IrregularEntry {
+    /// The full key that it would have.
+    pub key: String,
+    /// Kind.
+    pub kind: IrregularKind,
+}
+
+/// Kind of an entry that is no object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IrregularKind {
+    /// A symbolic link to a folder.
+    FolderLink,
+    /// A symbolic link to nothing.
+    BrokenLink,
+    /// A pipe, socket or device.
+    Device,
+    /// A name that is not UTF-8.
+    Name,
+    /// A folder below the maximum depth.
+    TooDeep,
+}
+
 /// A multipart upload in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
@@ -176,9 +200,17 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: u64,
         etag: Option<&str>,
     ) -> Result<Option<Bytes>, StoreError>;
-    /// Returns the path of the file that holds an object, if it is a local file.
-    fn local_path(&self, _key: &str) -> Option<PathBuf> {
-        None
+    /// Returns true if objects are local files, which [`open_local`](Store::open_local) opens.
+    fn is_local(&self) -> bool {
+        false
+    }
+    /// Opens the regular file that holds an object; `None` if it does not exist. Blocking; for local stores only.
+    fn open_local(&self, _key: &str) -> Result<Option<File>, StoreError> {
+        Ok(None)
+    }
+    /// Lists what is below a prefix and is no object, in order: at most [`IRREGULAR_MAX`] entries. Buckets have none.
+    async fn list_irregular(&self, _prefix: &str) -> Result<Vec<IrregularEntry>, StoreError> {
+        Ok(Vec::new())
     }
     /// Lists every key that begins with `prefix`, a page at a time. More than [`LIST_MAX`] keys are an error.
     async fn list_pages(
@@ -223,6 +255,22 @@ pub trait Store: Send + Sync + fmt::Debug {
 
 /// Maximum number of keys in one listing: 2,000,000 (some 200 years of hours).
 pub const LIST_MAX: usize = 2_000_000;
+
+/// Maximum number of entries that are no objects, in one listing: 1,000. Further ones are left out.
+pub const IRREGULAR_MAX: usize = 1000;
+
+impl IrregularKind {
+    /// Describes the kind.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::FolderLink => "a symbolic link to a folder, which is not followed",
+            Self::BrokenLink => "a symbolic link to nothing",
+            Self::Device => "a pipe, socket or device, which is not read",
+            Self::Name => "a name that is not UTF-8, which no key is",
+            Self::TooDeep => "a folder in more than 64 others, which is not listed",
+        }
+    }
+}
 
 impl Segments {
     /// Appends a segment.

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 pub(crate) mod bucket;
-mod conformance;
+pub(crate) mod conformance;
 mod directory;
 pub(crate) mod quirks;
 mod scripted;

@@ -85,6 +85,10 @@ pub struct ChainAudit {
     pub ledger: BTreeMap<Window, LedgerEntry>,
     /// Windows in any readable manifest.
     pub named: BTreeSet<Window>,
+    /// Windows with the receipt that a manifest lists which the holder of a given key wrote.
+    pub attested: BTreeSet<Window>,
+    /// Number and SHA-256 of the newest manifest, if it is valid.
+    pub head: Option<(u64, String)>,
     /// Statements of the valid manifests.
     pub sealed: SealedPeriods,
     /// Existing manifests.
@@ -101,9 +105,12 @@ pub struct ChainAudit {
 #[derive(Debug)]
 pub struct ChainWalk<'a> {
     root: &'a ArchiveRoot,
+    /// True if a manifest without a signature is an error.
     require_signature: bool,
     /// Digest of the next document, by the manifest after it, if that is valid.
     stated: Option<FileDigest>,
+    /// True if the last manifest is valid and signed, or its digest is in a later one that is.
+    attested: bool,
     missing_reported: usize,
     unchecked: bool,
     audit: ChainAudit,
@@ -127,6 +134,10 @@ pub fn validate(
         };
         for (window, entry) in windows(manifest) {
             walk.audit.named.insert(window);
+            let receipt = receipts.get(&window);
+            if walk.attested && receipt.is_some_and(|receipt| receipt.sha256 == entry.receipt.sha256) {
+                walk.audit.attested.insert(window);
+            }
             // A later manifest of the same days supersedes this one: what it does not list need not exist any more.
             if valid && !later.contains(window) {
                 walk.audit.ledger.entry(window).or_insert_with(|| LedgerEntry {
@@ -168,6 +179,7 @@ impl<'a> ChainWalk<'a> {
             root,
             require_signature,
             stated: None,
+            attested: false,
             missing_reported: 0,
             unchecked: false,
             audit: ChainAudit::default(),
@@ -178,6 +190,7 @@ impl<'a> ChainWalk<'a> {
     /// manifest is valid.
     pub fn step(&mut self, number: u64, found: Option<&SignedDocument>, receipts: &Receipts) -> bool {
         let stated = self.stated.take();
+        let by_later = std::mem::take(&mut self.attested) && stated.is_some();
         let key = full_key(self.root, &Key::Manifest(number));
         let Some((document, signature)) = found else {
             // A foreign file can have the number 99,999,999.
@@ -200,6 +213,10 @@ impl<'a> ChainWalk<'a> {
             return false;
         };
         if valid {
+            if self.audit.manifests == 1 {
+                self.audit.head = Some((number, document.sha256.clone()));
+            }
+            self.attested = by_later || *signature == SignatureStatus::Valid;
             self.audit.valid += 1;
             self.audit.sealed.add(manifest);
             self.stated.clone_from(&manifest.previous);
@@ -237,17 +254,10 @@ impl<'a> ChainWalk<'a> {
     pub fn finish(self) -> ChainAudit {
         let Self {
             root,
-            require_signature,
             unchecked,
             mut audit,
             ..
         } = self;
-        if require_signature && audit.manifests == 0 {
-            let missing = Finding::new(FindingKind::SignatureMissing, root.manifests_prefix());
-            audit
-                .findings
-                .push(missing.expected("a signed manifest").found("no manifest"));
-        }
         audit.findings.reverse();
         audit.sealed.periods.reverse();
         if unchecked {

@@ -1,7 +1,7 @@
 //! Reads an archive and runs the checks: listing, receipts and manifests (see `recheck`), then every object, several
 //! concurrently. Does I/O, reading only. Memory is bounded by the documents and a few pieces of each object in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,9 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::civil::Date;
 use tokio::sync::mpsc;
 
+use super::attestation::{ReceiptSignatures, Unsigned};
 use super::build_report::build_report;
-use super::contents::{self, RootContents};
+use super::contents::{self, RootContents, UnknownFile};
 use super::observation::ObjectObservation;
 use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
@@ -21,12 +22,13 @@ use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::chain::{Document, Receipts, SignedDocument};
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
-use crate::archive::manifest::signature::{self, PublicKey};
+use crate::archive::manifest::signature::{self, PublicKey, SignatureStatus};
 use crate::archive::read::{get_document, per_document};
 use crate::archive::receipt::read_receipt;
 use crate::archive::records::{ArchiveRecord as _, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::archive::window::Window;
 use crate::pipeline::prover::{Proof, Prover};
-use crate::storage::{ObjectSummary, Store, StoreError};
+use crate::storage::{IrregularKind, ObjectSummary, Store, StoreError};
 
 /// Maximum concurrent reads of documents.
 const DOCUMENT_CONCURRENCY: usize = 32;
@@ -36,6 +38,12 @@ const OBJECTS_PER_CPU: usize = 4;
 const OBJECT_CONCURRENCY_MAX: usize = 16;
 /// Size of the ranges that are read from a bucket: 4 MiB. An object in flight needs memory for three.
 const RANGE_BYTES: u64 = 4 << 20;
+/// Size up to which an object is read whatever its receipt states: 16 MiB.
+const READ_ANYWAY_BYTES: u64 = 16 << 20;
+/// Size up to which a gzip is decompressed whatever its receipt states: 64 MiB.
+const DESCRIBED_MAX_BYTES: u64 = 64 << 20;
+/// Maximum total size of the receipts and manifests of a root in bytes: 1 GiB.
+const DOCUMENTS_MAX_BYTES: u64 = 1 << 30;
 /// Maximum size of a signature file in bytes. A longer file is no signature.
 const SIGNATURE_MAX_BYTES: u64 = 1024;
 
@@ -52,10 +60,10 @@ pub struct VerifyOptions {
     pub hour: Option<u8>,
     /// True: compare checksums of the store without reading objects.
     pub quick: bool,
-    /// Public keys. One of them must verify each signature.
+    /// Public keys. One of them must verify each signature. If there is one, everything that is covered must be signed.
     pub keys: Vec<PublicKey>,
-    /// True if every manifest must have a signature.
-    pub require_signature: bool,
+    /// Exceptions from that.
+    pub unsigned: Unsigned,
     /// First day to verify.
     pub since: Option<Date>,
     /// Last day to verify.
@@ -82,6 +90,8 @@ pub struct VerifyProgress {
 pub struct RootDocuments {
     /// Every receipt.
     pub receipts: Receipts,
+    /// Status of the signatures of receipts that have one.
+    pub receipt_signatures: ReceiptSignatures,
     /// Every manifest, by number.
     pub manifests: BTreeMap<u64, SignedDocument>,
 }
@@ -124,12 +134,20 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
     for contents in &mut roots {
         contents.retain_objects(|_, window| options.includes(window.date()));
     }
-    let foreign = listing
-        .outside
-        .into_iter()
-        .map(|key| Finding::new(FindingKind::ForeignFile, key))
-        .collect();
-    Ok((roots, foreign))
+    let mut findings: Vec<Finding> = listing.outside.iter().map(UnknownFile::finding).collect();
+    let irregular = options.store.list_irregular(&options.prefix).await?;
+    findings.extend(irregular.into_iter().map(|entry| {
+        let root = ArchiveRoot::of(&options.prefix, &entry.key);
+        let prefix = root.as_ref().map_or(&*options.prefix, ArchiveRoot::as_str);
+        let below = entry.key.strip_prefix(prefix).unwrap_or(&entry.key);
+        let kind = if ArchiveRoot::is_skipped(below, 1) && entry.kind != IrregularKind::FolderLink {
+            FindingKind::SkippedFile
+        } else {
+            FindingKind::IrregularFile
+        };
+        Finding::new(kind, entry.key).found(entry.kind.description())
+    }));
+    Ok((roots, findings))
 }
 
 impl VerifyOptions {
@@ -153,6 +171,15 @@ pub async fn read_documents(
     known: Option<(RootContents, RootDocuments)>,
 ) -> Result<RootDocuments, StoreError> {
     let store = &*options.store;
+    let rows = contents.receipts.values().chain(contents.manifests.values());
+    let total = rows.fold(0_u64, |total, row| total.saturating_add(row.size));
+    if total > DOCUMENTS_MAX_BYTES {
+        return Err(StoreError::LimitExceeded {
+            store: store.identity().to_string(),
+            key: contents.root.as_str().to_owned(),
+            limit: format!("{DOCUMENTS_MAX_BYTES} bytes of receipts and manifests"),
+        });
+    }
     let mut out = known.map_or_else(RootDocuments::default, |(old, documents)| {
         documents.retain_unchanged(&old, contents)
     });
@@ -160,22 +187,31 @@ pub async fn read_documents(
         .receipts
         .iter()
         .filter(|(window, _)| !out.receipts.contains_key(window));
-    let receipts: Vec<_> = stream::iter(unread.collect::<Vec<_>>())
+    let receipts: Vec<Option<_>> = stream::iter(unread.collect::<Vec<_>>())
         .map(async |(window, listed)| {
             let bytes = get_document(store, &listed.key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
-            let document = match per_document(bytes)? {
+            let (document, status) = match per_document(bytes)? {
                 Ok(None) => return Ok(None),
                 Ok(Some(bytes)) => {
-                    Document::new(&bytes, |bytes| read_receipt(&contents.root, *window, bytes))
+                    let listed = contents.receipt_signatures.get(window);
+                    let status = check_receipt_signature(options, listed, &bytes).await?;
+                    let document =
+                        Document::new(&bytes, |bytes| read_receipt(&contents.root, *window, bytes));
+                    (document, status)
                 }
-                Err(error) => Document::unreadable(error),
+                Err(error) => (Document::unreadable(error), SignatureStatus::Absent),
             };
-            Ok::<_, StoreError>(Some((*window, document)))
+            Ok::<_, StoreError>(Some((*window, document, status)))
         })
         .buffer_unordered(DOCUMENT_CONCURRENCY)
         .try_collect()
         .await?;
-    out.receipts.extend(receipts.into_iter().flatten());
+    for (window, document, status) in receipts.into_iter().flatten() {
+        out.receipts.insert(window, document);
+        if status != SignatureStatus::Absent {
+            out.receipt_signatures.insert(window, status);
+        }
+    }
     for (number, listed) in &contents.manifests {
         if out.manifests.contains_key(number) {
             continue;
@@ -196,25 +232,19 @@ async fn read_manifest(
     signature: Option<&ObjectSummary>,
 ) -> Result<Option<SignedDocument>, StoreError> {
     let store = &*options.store;
-    let get = async |key: &str, limit| per_document(get_document(store, key, limit, Manifest::SCHEMA).await);
-    let bytes = match get(&listed.key, MANIFEST_MAX_BYTES).await? {
+    let bytes = get_document(store, &listed.key, MANIFEST_MAX_BYTES, Manifest::SCHEMA).await;
+    let bytes = match per_document(bytes)? {
         Ok(None) => return Ok(None),
         Ok(Some(bytes)) => bytes,
         Err(error) => {
-            let status = signature::SignatureStatus::Absent;
-            return Ok(Some((Document::unreadable(error), status)));
+            return Ok(Some((Document::unreadable(error), SignatureStatus::Absent)));
         }
     };
     let signature = match signature {
         None => None,
-        Some(listed) => match get(&listed.key, SIGNATURE_MAX_BYTES).await? {
+        Some(listed) => match read_signature(store, &listed.key).await? {
             Ok(signature) => signature,
-            Err(error @ RecordError::Archived { .. }) => {
-                let status = signature::SignatureStatus::Absent;
-                return Ok(Some((Document::unreadable(error), status)));
-            }
-            // A file of this size is no signature.
-            Err(_) => Some(bytes::Bytes::new()),
+            Err(error) => return Ok(Some((Document::unreadable(error), SignatureStatus::Absent))),
         },
     };
     let status = signature::check(&bytes, signature.as_deref(), &options.keys);
@@ -224,11 +254,44 @@ async fn read_manifest(
     Ok(Some((document, status)))
 }
 
+/// Reads a signature; `None` if it does not exist, empty if the file is too long for one. Fails if the store has archived it.
+async fn read_signature(
+    store: &dyn Store,
+    key: &str,
+) -> Result<Result<Option<bytes::Bytes>, RecordError>, StoreError> {
+    let read = get_document(store, key, SIGNATURE_MAX_BYTES, Manifest::SCHEMA).await;
+    Ok(match per_document(read)? {
+        Err(error) if !matches!(error, RecordError::Archived { .. }) => Ok(Some(bytes::Bytes::new())),
+        read => read,
+    })
+}
+
+/// Reads and checks the signature of a receipt, if there is a key.
+async fn check_receipt_signature(
+    options: &VerifyOptions,
+    listed: Option<&ObjectSummary>,
+    receipt: &[u8],
+) -> Result<SignatureStatus, StoreError> {
+    let Some(listed) = listed else {
+        return Ok(SignatureStatus::Absent);
+    };
+    if options.keys.is_empty() {
+        return Ok(SignatureStatus::Unchecked);
+    }
+    let signature = read_signature(&*options.store, &listed.key).await?;
+    let signature = signature.unwrap_or_default();
+    Ok(signature::check(receipt, signature.as_deref(), &options.keys))
+}
+
 impl RootDocuments {
     /// Returns the documents whose rows are the same in both listings.
     fn retain_unchanged(mut self, old: &RootContents, new: &RootContents) -> Self {
-        self.receipts
-            .retain(|window, _| old.receipts.get(window) == new.receipts.get(window));
+        let unchanged = |window: &Window| {
+            old.receipts.get(window) == new.receipts.get(window)
+                && old.receipt_signatures.get(window) == new.receipt_signatures.get(window)
+        };
+        self.receipts.retain(|window, _| unchanged(window));
+        self.receipt_signatures.retain(|window, _| unchanged(window));
         self.manifests.retain(|number, _| {
             old.manifests.get(number) == new.manifests.get(number)
                 && old.signatures.get(number) == new.signatures.get(number)
@@ -245,14 +308,12 @@ async fn check_objects(
     progress: &Arc<VerifyProgress>,
 ) -> Vec<Option<Result<ObjectObservation, StoreError>>> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let local = expected
-        .first()
-        .is_some_and(|first| options.store.local_path(&first.key).is_some());
-    let at_once = match (options.quick, local) {
+    let at_once = match (options.quick, options.store.is_local()) {
         (true, _) => DOCUMENT_CONCURRENCY,
         (false, true) => processors,
         (false, false) => (processors * OBJECTS_PER_CPU).min(OBJECT_CONCURRENCY_MAX),
     };
+    let sizes: BTreeSet<u64> = expected.iter().map(|expected| expected.bytes).collect();
     stream::iter(expected)
         .map(async |expected| {
             let listed = contents.objects.get(&expected.window)?;
@@ -263,7 +324,13 @@ async fn check_objects(
                     Err(error) => Err(error),
                 }
             } else {
-                match prove_object(options, listed, expected.decompressed, progress).await {
+                if !is_readable(listed.size, expected, &sizes) {
+                    progress.bytes_done.fetch_add(listed.size, Ordering::Relaxed);
+                    progress.objects_done.fetch_add(1, Ordering::Relaxed);
+                    return Some(Ok(ObjectObservation::of_size(listed.size)));
+                }
+                let limit = expected.decompressed.max(DESCRIBED_MAX_BYTES);
+                match prove_object(options, listed, limit, progress).await {
                     Ok(None) => return None,
                     Ok(Some(proved)) => Ok(ObjectObservation::from(proved)),
                     Err(error) => Err(error),
@@ -275,6 +342,12 @@ async fn check_objects(
         .buffered(at_once)
         .collect()
         .await
+}
+
+/// Returns true if an object is read although its size may differ from the stated one: it is small, not longer than
+/// stated, or as long as another object, whose bytes it may have. Nothing bounds the size of others.
+fn is_readable(size: u64, expected: &ExpectedObject, sizes: &BTreeSet<u64>) -> bool {
+    size <= expected.bytes.max(READ_ANYWAY_BYTES) || sizes.contains(&size)
 }
 
 /// Reads and checks one object; `None` if it was deleted after the listing.
@@ -289,19 +362,24 @@ async fn prove_object(
         key: listed.key.clone(),
         message,
     };
-    if let Some(path) = options.store.local_path(&listed.key) {
-        let progress = Arc::clone(progress);
+    if options.store.is_local() {
+        let (store, key) = (Arc::clone(&options.store), listed.key.clone());
+        let (progress, size) = (Arc::clone(progress), listed.size);
         let proved = tokio::task::spawn_blocking(move || {
-            super::object::prove_file(&path, limit, &mut |bytes| {
+            let Some(file) = store.open_local(&key)? else {
+                return Ok(None);
+            };
+            let proved = super::object::prove_file(file, size, limit, &mut |bytes| {
                 progress.bytes_done.fetch_add(bytes, Ordering::Relaxed);
-            })
+            });
+            Ok::<_, StoreError>(Some(proved))
         })
         .await
-        .map_err(|error| read_error(format!("the check was interrupted: {error}")))?;
+        .map_err(|error| read_error(format!("the check was interrupted: {error}")))??;
         return match proved {
-            Ok(proved) => Ok(Some(proved)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(read_error(format!("cannot read: {error}"))),
+            None => Ok(None),
+            Some(Ok(proved)) => Ok(Some(proved)),
+            Some(Err(error)) => Err(read_error(format!("cannot read: {error}"))),
         };
     }
     // One piece is checked, one waits, one is being read.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::archive::VerifyOptions;
-use super::contents::RootContents;
+use super::attestation::AttestationTotals;
+use super::contents::{FileEffect, RootContents, UnknownFile};
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
 use super::receipts::{ExpectedObject, coverage_findings, uncounted_remarks};
 use super::recheck::RootReading;
@@ -34,6 +35,8 @@ pub fn build_report(
         expectations,
         range,
         coverage,
+        attestations,
+        unattested,
         ..
     } = reading;
     let index = DigestIndex::new(&expectations.objects);
@@ -95,6 +98,14 @@ pub fn build_report(
     let uncovered = uncovered_windows(&coverage, &proved, &range, &faulty);
     findings.extend(gaps(&contents, &coverage, &proved, &faulty));
     findings.extend(uncounted_remarks(&contents, &proved));
+    // A window with another finding is not proved anyway.
+    let faulty_hours: HourSet = faulty.keys().copied().collect();
+    let unattested = unattested.difference(&faulty_hours);
+    findings.extend(unattested.ranges(GAPS_MAX).into_iter().map(|range| {
+        Finding::new(FindingKind::Unattested, contents.root.as_str())
+            .expected("a signed manifest or a signed receipt")
+            .found(format!("{range}, by receipts alone"))
+    }));
     findings.extend(build_remarks(
         &contents,
         &chain,
@@ -102,6 +113,15 @@ pub fn build_report(
         &expectations.sources,
         options.source(),
     ));
+    let attested = (!options.keys.is_empty()).then(|| {
+        let mut totals = AttestationTotals::default();
+        for (window, attestation) in attestations {
+            if !faulty.contains_key(&window) {
+                totals.add(attestation);
+            }
+        }
+        totals
+    });
     let (space, scope) = contents.root.space_and_scope().unzip();
     RootReport {
         root: contents.root.as_str().to_owned(),
@@ -118,8 +138,10 @@ pub fn build_report(
             valid: chain.valid,
             signatures: chain.signatures,
             verified: chain.verified,
+            head: chain.head,
             receipts_not_in_manifest: expectations.not_in_manifest.len() as u64,
         },
+        attested,
         sources: expectations.sources,
         objects: checked,
         findings,
@@ -248,7 +270,10 @@ fn build_remarks(
         let all: Vec<&str> = sources.iter().map(String::as_str).collect();
         remarks.push(Finding::new(FindingKind::SeveralSources, contents.root.as_str()).found(all.join(", ")));
     }
-    let foreign = contents.foreign.iter();
-    remarks.extend(foreign.map(|listed| Finding::new(FindingKind::ForeignFile, listed.key.clone())));
+    let harmless = contents
+        .unknown
+        .iter()
+        .filter(|file| file.effect != FileEffect::Read);
+    remarks.extend(harmless.map(UnknownFile::finding));
     remarks
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
 use crate::archive::listing::Journal;
 use crate::archive::manifest::chain::Receipts;
@@ -20,14 +21,34 @@ pub struct RootContents {
     pub objects: BTreeMap<Window, ObjectSummary>,
     /// Rows of the receipts.
     pub receipts: BTreeMap<Window, ObjectSummary>,
+    /// Rows of the signatures of receipts.
+    pub receipt_signatures: BTreeMap<Window, ObjectSummary>,
     /// Rows of the manifests, by number.
     pub manifests: BTreeMap<u64, ObjectSummary>,
     /// Rows of the signatures, by the number of their manifest.
     pub signatures: BTreeMap<u64, ObjectSummary>,
-    /// Unexpected files in `date=` folders.
-    pub strays: Vec<ObjectSummary>,
-    /// Other files that do not belong to the archive.
-    pub foreign: Vec<ObjectSummary>,
+    /// Files that do not belong to the archive, in no order.
+    pub unknown: Vec<UnknownFile>,
+}
+
+/// A file that does not belong to the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFile {
+    /// The full key.
+    pub key: String,
+    /// Effect on readers.
+    pub effect: FileEffect,
+}
+
+/// Effect of an unknown file on readers of the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileEffect {
+    /// Queries over `date=` folders read it as events.
+    Read,
+    /// Queries skip it: it is hidden, or marks a folder.
+    Skipped,
+    /// It lies outside of the folders that queries read.
+    Outside,
 }
 
 /// A listing, grouped by root.
@@ -35,8 +56,8 @@ pub struct RootContents {
 pub struct ArchiveListing {
     /// Roots, in the order of their keys.
     pub roots: Vec<RootContents>,
-    /// Keys outside of all roots.
-    pub outside: Vec<String>,
+    /// Files outside of all roots.
+    pub outside: Vec<UnknownFile>,
 }
 
 /// Groups a listing of all keys below `prefix`, which is empty or ends with `/`. The prefix contains several spaces
@@ -53,12 +74,42 @@ pub fn group_by_root(prefix: &str, listed: Vec<ObjectSummary>) -> ArchiveListing
                 .entry(root.as_str().to_owned())
                 .or_insert_with(|| RootContents::new(root))
                 .add(row),
-            None => outside.push(row.key),
+            None => outside.push(UnknownFile::new(
+                &row,
+                row.key.strip_prefix(prefix).unwrap_or(&row.key),
+            )),
         }
     }
     ArchiveListing {
         roots: roots.into_values().collect(),
         outside,
+    }
+}
+
+impl UnknownFile {
+    /// Classifies a row of a listing by its key below the root or prefix.
+    fn new(row: &ObjectSummary, below: &str) -> Self {
+        let effect = if ArchiveRoot::is_skipped(below, row.size) {
+            FileEffect::Skipped
+        } else if below.starts_with("date=") || ArchiveRoot::is_query_input(below) {
+            FileEffect::Read
+        } else {
+            FileEffect::Outside
+        };
+        Self {
+            key: row.key.clone(),
+            effect,
+        }
+    }
+
+    /// Returns the finding or remark.
+    pub fn finding(&self) -> Finding {
+        let kind = match self.effect {
+            FileEffect::Read => FindingKind::StrayFile,
+            FileEffect::Skipped => FindingKind::SkippedFile,
+            FileEffect::Outside => FindingKind::ForeignFile,
+        };
+        Finding::new(kind, self.key.clone())
     }
 }
 
@@ -70,10 +121,10 @@ impl RootContents {
             journal: Journal::default(),
             objects: BTreeMap::new(),
             receipts: BTreeMap::new(),
+            receipt_signatures: BTreeMap::new(),
             manifests: BTreeMap::new(),
             signatures: BTreeMap::new(),
-            strays: Vec::new(),
-            foreign: Vec::new(),
+            unknown: Vec::new(),
         }
     }
 
@@ -83,10 +134,12 @@ impl RootContents {
         match self.root.parse(&row.key) {
             Key::Events(window) => drop(self.objects.insert(window, row)),
             Key::Receipt(window) => drop(self.receipts.insert(window, row)),
+            Key::ReceiptSignature(window, 0) => drop(self.receipt_signatures.insert(window, row)),
             Key::Manifest(number) => drop(self.manifests.insert(number, row)),
             Key::Signature(number) => drop(self.signatures.insert(number, row)),
-            Key::Other if self.relative_key(&row.key).starts_with("date=") => self.strays.push(row),
-            Key::Other => self.foreign.push(row),
+            Key::Other => self
+                .unknown
+                .push(UnknownFile::new(&row, self.relative_key(&row.key))),
             _ => {}
         }
     }
@@ -126,6 +179,7 @@ impl RootContents {
             |contents: &Self| -> Vec<AttemptId> { contents.journal.attempts.keys().copied().collect() };
         self.objects == other.objects
             && self.receipts == other.receipts
+            && self.receipt_signatures == other.receipt_signatures
             && self.manifests == other.manifests
             && self.signatures == other.signatures
             && attempts(self) == attempts(other)
@@ -172,10 +226,29 @@ mod tests {
             "p/space=a/scope=space/date=2018-06-01/events.json.gz",
             "p/space=a/scope=space/date=2018-06-01/notes.txt",
             "p/space=a/scope=space/notes.txt",
+            "p/space=a/scope=space/_journal/notes.txt",
+            "p/space=a/scope=space/.DS_Store",
+            "p/space=a/scope=space/date=2018-06-01/.DS_Store",
+            "p/old/date=2018-06-01/events-all.json.gz",
+            "p/.DS_Store",
             "p/space=a/scope=space/.eventexport-tmp/facts/x",
         ];
         let listing = group_by_root("p/", keys.map(row).into());
-        assert_eq!(listing.outside, ["p/README"]);
+        let kinds = |files: &[UnknownFile]| -> Vec<(FindingKind, String)> {
+            let findings = files.iter().map(UnknownFile::finding);
+            findings
+                .map(|finding| (finding.kind, finding.key.replace("p/space=a/scope=space/", "")))
+                .collect()
+        };
+        let named = |kind, key: &str| (kind, key.to_owned());
+        assert_eq!(
+            kinds(&listing.outside),
+            [
+                named(FindingKind::ForeignFile, "p/README"),
+                named(FindingKind::StrayFile, "p/old/date=2018-06-01/events-all.json.gz"),
+                named(FindingKind::SkippedFile, "p/.DS_Store"),
+            ]
+        );
         assert_eq!(listing.roots.len(), 2);
         let space = &listing.roots[1];
         assert_eq!(
@@ -184,7 +257,16 @@ mod tests {
         );
         assert_eq!((space.objects.len(), space.receipts.len()), (1, 1));
         assert_eq!((space.manifests.len(), space.signatures.len()), (1, 1));
-        assert_eq!((space.strays.len(), space.foreign.len()), (1, 1));
+        assert_eq!(
+            kinds(&space.unknown),
+            [
+                named(FindingKind::StrayFile, "date=2018-06-01/notes.txt"),
+                named(FindingKind::ForeignFile, "notes.txt"),
+                named(FindingKind::ForeignFile, "_journal/notes.txt"),
+                named(FindingKind::SkippedFile, ".DS_Store"),
+                named(FindingKind::SkippedFile, "date=2018-06-01/.DS_Store"),
+            ]
+        );
 
         let keys = [
             "x/date=2018-06-01/events.json.gz",

@@ -3,10 +3,11 @@
 //!
 //! I/O and checks are separate. `archive` is the entry point and reads the objects; `recheck` reads listing and documents,
 //! and looks again before a file is reported missing. The rest is pure: `contents` groups keys by root, `receipts` derives
-//! the expected objects, `object` checks bytes, `observation` compares, and `build_report` combines the results with the
+//! the expected objects, `attestation` asks who wrote them, `object` checks bytes, `observation` compares, and `build_report` combines the results with the
 //! coverage of the archive. Each problem is a [`Finding`](super::finding::Finding).
 
 pub mod archive;
+pub mod attestation;
 pub mod build_report;
 pub mod contents;
 pub mod object;

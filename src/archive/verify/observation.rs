@@ -59,6 +59,34 @@ impl CheckMethod {
     }
 }
 
+impl ObjectObservation {
+    /// Returns the observation of an object that was not read.
+    pub const fn of_size(bytes: u64) -> Self {
+        Self {
+            method: CheckMethod::Size,
+            bytes,
+            sha256: None,
+            crc64: None,
+            stats: None,
+        }
+    }
+
+    /// Describes the content of an object that has other bytes than stated.
+    fn describe_content(&self) -> Option<String> {
+        let events = |events| format!("{events} {}", if events == 1 { "event" } else { "events" });
+        Some(match self.stats.as_ref()? {
+            Ok(stats) => {
+                let known = match stats.events.uncounted {
+                    None => events(stats.events.events),
+                    Some(_) => format!("at least {}", events(stats.events.events)),
+                };
+                format!("whole gzip, {known}: other content")
+            }
+            Err(why) => why.clone(),
+        })
+    }
+}
+
 impl From<Proof> for ObjectObservation {
     fn from(proved: Proof) -> Self {
         Self {
@@ -134,12 +162,12 @@ pub fn evaluate(expected: &ExpectedObject, seen: &ObjectObservation, index: &Dig
     if seen.bytes != expected.bytes {
         let finding = object(FindingKind::ObjectSize)
             .expected(format!("{} bytes, by {}", expected.bytes, expected.stated_by));
-        let difference = if seen.bytes < expected.bytes {
-            "truncated"
-        } else {
-            "longer"
+        let difference = match seen.describe_content() {
+            Some(content) => content,
+            None if seen.bytes < expected.bytes => "shorter, not read".to_owned(),
+            None => "longer, not read".to_owned(),
         };
-        return vec![finding.found(format!("{} bytes ({difference})", seen.bytes))];
+        return vec![finding.found(format!("{} bytes: {difference}", seen.bytes))];
     }
     if let (Some(sha256), Some(true)) = (&seen.sha256, crc64_fits) {
         // The object is unchanged: it matches the other checksum of the receipt.
@@ -157,14 +185,14 @@ pub fn evaluate(expected: &ExpectedObject, seen: &ObjectObservation, index: &Dig
             format!("crc64nvme {}", crc64.as_deref().unwrap_or("?")),
         ),
     };
-    let broken = match &seen.stats {
-        Some(Err(why)) => format!("{found}; {why}"),
-        _ => found,
+    let found = match seen.describe_content() {
+        Some(content) => format!("{found}: {content}"),
+        None => found,
     };
     vec![
         object(FindingKind::ObjectChanged)
             .expected(format!("{stated}, by {}", expected.stated_by))
-            .found(broken),
+            .found(found),
     ]
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::contents::RootContents;
+use super::attestation::ReceiptSignatures;
+use super::contents::{FileEffect, RootContents, UnknownFile};
 use crate::archive::coverage::{Coverage, Damage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
 use crate::archive::manifest::chain::{ChainAudit, Document, LedgerEntry, Receipts};
+use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::records::{Receipt, RecordError, UncountedRecord};
 use crate::archive::window::Window;
 
@@ -51,10 +53,21 @@ pub struct Expectations {
 }
 
 /// Checks the receipts of a root, and derives the expected objects.
-pub fn expected_objects(contents: &RootContents, receipts: &Receipts, chain: &ChainAudit) -> Expectations {
+pub fn expected_objects(
+    contents: &RootContents,
+    receipts: &Receipts,
+    chain: &ChainAudit,
+    signatures: &ReceiptSignatures,
+) -> Expectations {
     let mut out = Expectations::default();
     for (window, document) in receipts {
         out.add_receipt(contents, *window, document, chain);
+        if signatures.get(window) == Some(&SignatureStatus::Invalid) {
+            let key = contents.key(&Key::ReceiptSignature(*window, 0));
+            let invalid = Finding::new(FindingKind::SignatureInvalid, key).with_window(*window);
+            out.findings
+                .push(invalid.expected("a signature of the receipt by one of the given keys"));
+        }
     }
     for (window, entry) in &chain.ledger {
         if !receipts.contains_key(window) {
@@ -69,10 +82,21 @@ pub fn expected_objects(contents: &RootContents, receipts: &Receipts, chain: &Ch
             out.objects.extend(object_from_entry(contents, *window, entry));
         }
     }
+    for (window, listed) in &contents.receipt_signatures {
+        if !contents.receipts.contains_key(window) && !chain.ledger.contains_key(window) {
+            out.findings.push(
+                Finding::new(FindingKind::ReceiptMissing, contents.key(&Key::Receipt(*window)))
+                    .with_window(*window)
+                    .expected(format!("a receipt, by its signature {}", listed.key)),
+            );
+        }
+    }
     out.objects.sort_by_key(|expected| expected.window);
-    let strays = contents.strays.iter();
-    out.findings
-        .extend(strays.map(|listed| Finding::new(FindingKind::StrayFile, listed.key.clone())));
+    let strays = contents
+        .unknown
+        .iter()
+        .filter(|file| file.effect == FileEffect::Read);
+    out.findings.extend(strays.map(UnknownFile::finding));
     out
 }
 

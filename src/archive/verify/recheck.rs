@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::archive::{RootDocuments, VerifyOptions, list_roots, read_documents};
+use super::attestation::{Attestation, attest};
 use super::contents::RootContents;
 use super::receipts::{self, Expectations};
 use crate::archive::coverage::{self, Coverage};
@@ -62,6 +63,10 @@ pub struct RootReading {
     pub range: ExpectedRange,
     /// State of its windows, by keys and receipts.
     pub coverage: Coverage,
+    /// Attestation of each receipt in the range.
+    pub attestations: BTreeMap<Window, Attestation>,
+    /// Windows whose receipt must be attested and is not.
+    pub unattested: HourSet,
 }
 
 /// Windows with an object in the first listing, by root.
@@ -194,12 +199,20 @@ impl RootReading {
             contents.last_manifest(),
             &documents.manifests,
             &documents.receipts,
-            options.require_signature,
+            options.requires_signed_manifests(),
         );
         chain.ledger.retain(|window, _| includes(*window));
         let receipts = receipts_in_range(options, &documents.receipts);
         contents.add_receipts(&receipts);
-        let expectations = receipts::expected_objects(&contents, &receipts, &chain);
+        let expectations =
+            receipts::expected_objects(&contents, &receipts, &chain, &documents.receipt_signatures);
+        let attestations = attest(&receipts, &chain, &documents.receipt_signatures);
+        let unattested: HourSet = attestations
+            .iter()
+            .filter(|(_, attestation)| **attestation == Attestation::ReceiptAlone)
+            .map(|(window, _)| *window)
+            .filter(|window| options.requires_attestation(*window))
+            .collect();
         let range = expected_range(options, &contents, &chain);
         let coverage = coverage::assess(&range.expectation(options.source()), &contents.journal);
         Ok(Self {
@@ -209,6 +222,8 @@ impl RootReading {
             expectations,
             range,
             coverage,
+            attestations,
+            unattested,
         })
     }
 
@@ -220,6 +235,8 @@ impl RootReading {
             chain,
             expectations,
             coverage,
+            attestations,
+            unattested,
             ..
         } = self;
         let orphaned = receipts::coverage_findings(contents, coverage);
@@ -259,7 +276,14 @@ impl RootReading {
                 _ => None,
             }
         });
-        objects.chain(documents).collect()
+        let signatures = attestations
+            .keys()
+            .filter(|window| unattested.contains(**window))
+            .map(|window| Absence {
+                key: contents.key(&Key::ReceiptSignature(*window, 0)),
+                window: Some(*window),
+            });
+        objects.chain(documents).chain(signatures).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::attestation::AttestationTotals;
 use super::observation::CheckMethod;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::range::RangeBasis;
@@ -45,6 +46,8 @@ pub struct RootReport {
     pub totals: RootTotals,
     /// The chain of manifests.
     pub manifests: ManifestTotals,
+    /// Windows by their attestation; `None`: no key was given.
+    pub attested: Option<AttestationTotals>,
     /// Checked objects.
     pub objects: Vec<CheckedObject>,
 }
@@ -95,7 +98,7 @@ pub struct RootTotals {
 }
 
 /// The chain of manifests in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ManifestTotals {
     /// Existing manifests.
     pub manifests: u64,
@@ -105,6 +108,8 @@ pub struct ManifestTotals {
     pub signatures: u64,
     /// Signatures that one of the given keys verifies.
     pub verified: u64,
+    /// Number and SHA-256 of the newest manifest, if it is valid.
+    pub head: Option<(u64, String)>,
     /// Receipts that no manifest lists.
     pub receipts_not_in_manifest: u64,
 }
@@ -150,14 +155,16 @@ impl VerifyReport {
         self.all().iter().all(|finding| !finding.kind.is_error())
     }
 
-    /// Returns the JSON output, without the fields that the command adds.
-    pub fn json(&self) -> Value {
+    /// Returns the JSON output, without the fields that the command adds. `quick`: the objects were not read, which proves
+    /// nothing.
+    pub fn json(&self, quick: bool) -> Value {
         let (errors, remarks): (Vec<&Finding>, Vec<&Finding>) = self
             .all()
             .into_iter()
             .partition(|finding| finding.kind.is_error());
         json!({
-            "proved": errors.is_empty(),
+            "passed": errors.is_empty(),
+            "proved": errors.is_empty() && !quick,
             "findings": errors.iter().map(|finding| finding.json()).collect::<Vec<_>>(),
             "remarks": remarks.iter().map(|finding| finding.json()).collect::<Vec<_>>(),
             "roots": self.roots.iter().map(RootReport::json).collect::<Vec<_>>(),
@@ -222,8 +229,14 @@ impl RootReport {
                 "valid": self.manifests.valid,
                 "signatures": self.manifests.signatures,
                 "verified": self.manifests.verified,
+                "head": self.manifests.head.as_ref().map(|(number, sha256)| format!("{number}:{sha256}")),
                 "receiptsOutsideManifests": self.manifests.receipts_not_in_manifest,
             },
+            "attested": self.attested.map(|attested| json!({
+                "signedManifests": attested.signed_manifests,
+                "signedReceipts": attested.signed_receipts,
+                "receiptsAlone": attested.receipts_alone,
+            })),
             "checkedBy": methods,
             "objects": objects,
         })

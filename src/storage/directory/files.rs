@@ -1,7 +1,8 @@
 //! Objects as files below a root: created exactly once, and durable before they are reported. Does blocking I/O.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,20 +16,24 @@ use super::INTERNAL_DIR;
 use super::sidecar::{Sidecar, mtime_nanos};
 use crate::api::{Remedy, Setting};
 use crate::storage::{
-    Crc64, LIST_MAX, ObjectInfo, ObjectSummary, PutMode, PutOptions, PutResult, Segments, StoreError,
-    StoreIdentity, hex_encode,
+    Crc64, IRREGULAR_MAX, IrregularEntry, IrregularKind, LIST_MAX, ObjectInfo, ObjectSummary, PutMode,
+    PutOptions, PutResult, Segments, StoreError, StoreIdentity, hex_encode,
 };
 
 /// Age at which leftovers of interrupted writes are removed: a day.
 const STALE_AFTER: Duration = Duration::from_hours(24);
 /// Maximum length of a key, the limit of S3: 1,024 bytes.
 const KEY_MAX_BYTES: usize = 1024;
-/// Maximum depth of folders in a listing. It ends loops of symbolic links.
+/// Maximum depth of folders in a listing: 64.
 const DEPTH_MAX: usize = 64;
+/// Maximum size of a sidecar: 64 KiB. The metadata of an object has at most 2 KiB.
+const SIDECAR_MAX_BYTES: u64 = 64 << 10;
 /// Size of the buffer for computing a checksum: 1 MiB.
 const READ_BUFFER_BYTES: usize = 1 << 20;
 /// Size up to which an object without metadata gets no sidecar, since its checksum is quickly computed: 1 MiB.
 const SIDECAR_MIN_BYTES: u64 = 1 << 20;
+/// Flag of `open` by which it does not wait for the other end of a pipe.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 /// "Operation not permitted", the error of Linux on file systems without hard links.
 const EPERM: i32 = 1;
 
@@ -40,6 +45,16 @@ pub(super) struct ObjectFiles {
     identity: Arc<StoreIdentity>,
     /// False if the internal folder could not be created, as on a read-only medium.
     writable: bool,
+    /// False if the sidecars are another writer's word: they are not read.
+    sidecars: bool,
+}
+
+/// Entries of a listing.
+#[derive(Debug, Default)]
+struct Walk {
+    objects: Vec<ObjectSummary>,
+    irregular: Vec<IrregularEntry>,
+    entries: usize,
 }
 
 impl ObjectFiles {
@@ -49,6 +64,7 @@ impl ObjectFiles {
             identity: StoreIdentity::directory(path).into(),
             root: path.into(),
             writable: true,
+            sidecars: true,
         };
         fs::create_dir_all(path).map_err(|error| files.io_error("", "creating the directory", &error))?;
         files.root = path
@@ -73,13 +89,14 @@ impl ObjectFiles {
         Ok(files)
     }
 
-    /// Opens an existing folder without creating anything in it.
+    /// Opens an existing folder without creating anything in it. Ignores its sidecars, which anyone may have written.
     pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let mut files = Self {
             name: path.display().to_string().into(),
             identity: StoreIdentity::directory(path).into(),
             root: path.into(),
             writable: false,
+            sidecars: false,
         };
         files.check_exists()?;
         files.root = path
@@ -128,6 +145,23 @@ impl ObjectFiles {
         Err(self.invalid_key(key, reason))
     }
 
+    /// Returns the path of a key that is written. Fails if one of its folders is a symbolic link, which is not followed.
+    fn writable_path(&self, key: &str) -> Result<PathBuf, StoreError> {
+        let path = self.object_path(key)?;
+        if self.is_below_link(key) {
+            return Err(self.invalid_key(key, "a folder of it is a symbolic link, which is not followed"));
+        }
+        Ok(path)
+    }
+
+    /// Returns true if one of the folders of a key is a symbolic link. The directory itself may be one.
+    fn is_below_link(&self, key: &str) -> bool {
+        let folders = key.match_indices('/').filter_map(|(at, _)| key.get(..at));
+        folders
+            .map(|folder| fs::symlink_metadata(self.root.join(folder)))
+            .any(|metadata| metadata.is_ok_and(|metadata| metadata.is_symlink()))
+    }
+
     /// Checks that the directory is still the one that was opened. After an unmount it is empty.
     pub(super) fn check_exists(&self) -> Result<(), StoreError> {
         let path = if self.writable {
@@ -150,7 +184,7 @@ impl ObjectFiles {
         body: &Segments,
         options: &PutOptions,
     ) -> Result<PutResult, StoreError> {
-        let target = self.object_path(key)?;
+        let target = self.writable_path(key)?;
         if Crc64::of_segments(body) != options.crc64 {
             return Err(self.corrupted(key));
         }
@@ -182,7 +216,7 @@ impl ObjectFiles {
         mode: PutMode,
         sidecar: &Sidecar,
     ) -> Result<PutResult, StoreError> {
-        let target = self.object_path(key)?;
+        let target = self.writable_path(key)?;
         let parent = target.parent().unwrap_or(&self.root);
         self.create_dirs(parent)
             .map_err(|error| self.io_error(key, "creating its folder", &error))?;
@@ -303,26 +337,22 @@ impl ObjectFiles {
         Ok(Some(bytes.into()))
     }
 
-    /// Opens an object; `None` for a folder or a missing file.
-    fn open_object(&self, key: &str) -> Result<Option<(File, Metadata)>, StoreError> {
+    /// Opens an object; `None` if there is no regular file, or if one of its folders is a symbolic link.
+    pub(super) fn open_object(&self, key: &str) -> Result<Option<(File, Metadata)>, StoreError> {
         let path = self.object_path(key)?;
-        // Opening a named pipe waits for its writer.
-        let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
-        let result = match is_file {
-            Ok(false) => return Ok(None),
-            Ok(true) | Err(_) => File::open(&path),
-        };
-        let result = result.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
-        match result {
-            Ok((file, metadata)) if metadata.is_file() => Ok(Some((file, metadata))),
-            Ok(_) => Ok(None),
+        if self.is_below_link(key) {
+            return self.check_exists().map(|()| None);
+        }
+        match open_regular(&path) {
+            Ok(Some(opened)) => Ok(Some(opened)),
+            Ok(None) => Ok(None),
             Err(error) if is_not_found(&error) => self.check_exists().map(|()| None),
             Err(error) => Err(self.io_error(key, "opening", &error)),
         }
     }
 
     pub(super) fn delete(&self, key: &str) -> Result<(), StoreError> {
-        match fs::remove_file(self.object_path(key)?) {
+        match fs::remove_file(self.writable_path(key)?) {
             Ok(()) => {
                 self.remove_sidecars(key, |_| true);
                 Ok(())
@@ -332,10 +362,24 @@ impl ObjectFiles {
         }
     }
 
-    /// Walks the folders that can hold a key with the prefix. Skips names that are not UTF-8, which are no keys.
+    /// Lists the objects with a prefix.
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+        let mut all = self.walk(prefix)?.objects;
+        all.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        Ok(all)
+    }
+
+    /// Lists what is below a prefix and is no object.
+    pub(super) fn list_irregular(&self, prefix: &str) -> Result<Vec<IrregularEntry>, StoreError> {
+        let mut all = self.walk(prefix)?.irregular;
+        all.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        Ok(all)
+    }
+
+    /// Walks the folders that can hold a key with the prefix. Follows no links to folders, so it ends.
+    fn walk(&self, prefix: &str) -> Result<Walk, StoreError> {
         self.check_exists()?;
-        let mut all = Vec::new();
+        let mut walk = Walk::default();
         let mut folders = vec![(self.root.to_path_buf(), String::new(), 0)];
         while let Some((folder, below, depth)) = folders.pop() {
             let entries = match fs::read_dir(&folder) {
@@ -345,41 +389,63 @@ impl ObjectFiles {
             };
             for entry in entries {
                 let entry = entry.map_err(|error| self.io_error(&below, "listing", &error))?;
-                let Ok(name) = entry.file_name().into_string() else {
+                walk.entries += 1;
+                if walk.entries > LIST_MAX {
+                    return Err(StoreError::LimitExceeded {
+                        store: self.name.to_string(),
+                        key: prefix.to_owned(),
+                        limit: format!("{LIST_MAX} keys"),
+                    });
+                }
+                let name = entry.file_name();
+                let Some(name) = name.to_str() else {
+                    let name = name.to_string_lossy();
+                    walk.add_irregular(prefix, format!("{below}{name}"), IrregularKind::Name);
                     continue;
                 };
                 if below.is_empty() && name == INTERNAL_DIR {
                     continue;
                 }
                 let key = format!("{below}{name}");
-                // Follows links, as reading does. A dangling link or a file just deleted is no object.
-                let Ok(metadata) = fs::metadata(entry.path()) else {
+                let Ok(file_type) = entry.file_type() else {
                     continue;
                 };
-                if metadata.is_dir() {
-                    let key = key + "/";
-                    if depth < DEPTH_MAX && (key.starts_with(prefix) || prefix.starts_with(&key)) {
-                        folders.push((entry.path(), key, depth + 1));
+                if file_type.is_dir() {
+                    let folder = format!("{key}/");
+                    if !(folder.starts_with(prefix) || prefix.starts_with(&folder)) {
+                        continue;
                     }
-                } else if metadata.is_file() && key.starts_with(prefix) {
-                    all.push(ObjectSummary {
-                        key,
-                        size: metadata.len(),
-                        etag: Some(Sidecar::etag_of(&metadata)),
-                        last_modified: modified(&metadata),
-                    });
+                    if depth < DEPTH_MAX {
+                        folders.push((entry.path(), folder, depth + 1));
+                    } else {
+                        walk.add_irregular(prefix, key, IrregularKind::TooDeep);
+                    }
+                    continue;
+                }
+                // Follows a link to a file, as reading does.
+                match fs::metadata(entry.path()) {
+                    Ok(metadata) if metadata.is_file() && key.starts_with(prefix) => {
+                        walk.objects.push(ObjectSummary {
+                            key,
+                            size: metadata.len(),
+                            etag: Some(Sidecar::etag_of(&metadata)),
+                            last_modified: modified(&metadata),
+                        });
+                    }
+                    Ok(metadata) if metadata.is_file() => {}
+                    Ok(metadata) if metadata.is_dir() => {
+                        walk.add_irregular(prefix, key, IrregularKind::FolderLink);
+                    }
+                    Ok(_) => walk.add_irregular(prefix, key, IrregularKind::Device),
+                    Err(_) if file_type.is_symlink() => {
+                        walk.add_irregular(prefix, key, IrregularKind::BrokenLink);
+                    }
+                    // A file that was just deleted.
+                    Err(_) => {}
                 }
             }
-            if all.len() > LIST_MAX {
-                return Err(StoreError::LimitExceeded {
-                    store: self.name.to_string(),
-                    key: prefix.to_owned(),
-                    limit: format!("{LIST_MAX} keys"),
-                });
-            }
         }
-        all.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        Ok(all)
+        Ok(walk)
     }
 
     /// Returns the time that the file system assigns to a write: for a network file system, that of its server.
@@ -456,7 +522,7 @@ impl ObjectFiles {
         let mut sidecars: Vec<Sidecar> = self
             .sidecar_paths(key)
             .iter()
-            .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+            .filter_map(|path| serde_json::from_slice(&read_small(path, SIDECAR_MAX_BYTES).ok()?).ok())
             .filter(|sidecar: &Sidecar| sidecar.size == metadata.len())
             .collect();
         if let Some(own) = sidecars
@@ -476,7 +542,7 @@ impl ObjectFiles {
 
     /// Returns the sidecar that was written with exactly this file.
     fn matching_sidecar(&self, key: &str, metadata: &Metadata) -> Option<Sidecar> {
-        let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        let read = |path: &PathBuf| serde_json::from_slice(&read_small(path, SIDECAR_MAX_BYTES).ok()?).ok();
         let own =
             |sidecar: &Sidecar| sidecar.size == metadata.len() && sidecar.modified == mtime_nanos(metadata);
         self.sidecar_paths(key).iter().filter_map(read).find(own)
@@ -493,6 +559,9 @@ impl ObjectFiles {
 
     /// Lists the sidecars of a key, oldest first.
     fn sidecar_paths(&self, key: &str) -> Vec<PathBuf> {
+        if !self.sidecars {
+            return Vec::new();
+        }
         let entries = match fs::read_dir(self.sidecar_dir(key)) {
             Ok(entries) => entries,
             Err(error) => {
@@ -587,7 +656,7 @@ impl ObjectFiles {
         match error.kind() {
             ErrorKind::AlreadyExists => self.already_exists(key),
             ErrorKind::CrossesDevices => unusable(format!(
-                "the folder of {key} is on another file system than {INTERNAL_DIR}, so that no complete file can be moved there: a directory must be one file system, without mounts or links to others"
+                "the folder of {key} is on another file system than {INTERNAL_DIR}, so that no complete file can be moved there: a directory must be one file system, without mounts of others below it"
             )),
             _ if is_link_unsupported(error) => unusable(
                 "its file system has neither hard links nor renameat2 with RENAME_NOREPLACE, one of which is needed to create an object exactly once: choose another file system".to_owned(),
@@ -642,6 +711,40 @@ fn is_link_unsupported(error: &io::Error) -> bool {
 /// Returns true if a path does not exist, also because a parent is a file.
 pub(super) fn is_not_found(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+impl Walk {
+    /// Adds an entry that is no object. Keys that begin with the prefix may lie below it.
+    fn add_irregular(&mut self, prefix: &str, key: String, kind: IrregularKind) {
+        let relevant = key.starts_with(prefix) || prefix.starts_with(&format!("{key}/"));
+        if relevant && self.irregular.len() < IRREGULAR_MAX {
+            self.irregular.push(IrregularEntry { key, kind });
+        }
+    }
+}
+
+/// Opens a regular file; `None` for a folder, pipe or device. Waits for no writer of a pipe.
+fn open_regular(path: &Path) -> io::Result<Option<(File, Metadata)>> {
+    // Opening a device can have effects.
+    if !fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file().then_some((file, metadata)))
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let Some((file, metadata)) = open_regular(path)? else {
+        return Err(ErrorKind::NotFound.into());
+    };
+    if metadata.len() > limit {
+        return Err(ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn write_new_file(path: &Path, body: &Segments) -> io::Result<File> {
@@ -727,18 +830,11 @@ mod tests {
         let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
             return;
         };
-        std::os::unix::fs::symlink(other.path(), folder.path().join("a")).unwrap();
         let files = ObjectFiles::open(folder.path()).unwrap();
-        let body = Segments::from(Bytes::from_static(b"x"));
-        for mode in [PutMode::Create, PutMode::Overwrite] {
-            let options = PutOptions {
-                mode,
-                crc64: Crc64::of(b"x"),
-                metadata: Vec::new(),
-                content_type: "text/plain",
-                class: crate::storage::ObjectClass::Journal,
-            };
-            let error = files.put("a/key", &body, &options).unwrap_err();
+        let [from, to] = [folder.path().join("file"), other.path().join("file")];
+        fs::write(&from, "x").unwrap();
+        for moved in [publish_file(&from, &to), fs::rename(&from, &to)] {
+            let error = files.create_error("a/key", &moved.unwrap_err());
             assert!(error.to_string().contains("another file system"), "{error}");
             assert_eq!(error.class(), StoreErrorClass::ActionRequired);
         }

@@ -1,7 +1,8 @@
 //! A directory as a [`Store`], with the guarantees of a bucket: a write is atomic, a key can be created exactly once,
 //! and a write is durable before it is reported. Does I/O, on blocking threads.
 //!
-//! Objects are plain files under their keys. Other data is in `.eventexport-tmp/`: unfinished writes (`put/`,
+//! Objects are plain files under their keys. Links to files are followed, links to folders below the root are not: the walk of
+//! a hostile directory ends, and no key leads elsewhere. Other data is in `.eventexport-tmp/`: unfinished writes (`put/`,
 //! `uploads/`), and checksums and metadata of objects (`facts/`).
 //!
 //! An upload is one file below `uploads/<id>/`. Each part is written to its final offset, which is known after the first
@@ -25,11 +26,11 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 pub(crate) use self::files::publish_file;
-use self::files::{ObjectFiles, file_crc64, is_not_found};
+use self::files::{ObjectFiles, file_crc64, is_not_found, read_small};
 use self::sidecar::Sidecar;
 use super::{
-    Crc64, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store, StoreError,
-    StoreIdentity, Upload, UploadedPart,
+    Crc64, IrregularEntry, ObjectInfo, ObjectSummary, OpenUpload, PutOptions, PutResult, Segments, Store,
+    StoreError, StoreIdentity, Upload, UploadedPart,
 };
 
 /// Folder below the root that holds no objects.
@@ -37,6 +38,9 @@ const INTERNAL_DIR: &str = ".eventexport-tmp";
 
 /// Highest part number, the limit of S3.
 const PART_NUMBER_MAX: u16 = 10_000;
+
+/// Maximum size of the record of an upload: 64 KiB. A key has at most 1 KiB, metadata at most 2 KiB.
+const RECORD_MAX_BYTES: u64 = 64 << 10;
 
 /// State of an upload that this process started.
 #[derive(Debug, Default)]
@@ -84,7 +88,8 @@ impl DirectoryStore {
         Ok(store)
     }
 
-    /// Opens an existing directory read-only: creates, changes and removes nothing.
+    /// Opens an existing directory read-only: creates, changes and removes nothing, and does not believe checksums and
+    /// metadata that are recorded beside the objects.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Ok(Self {
             files: ObjectFiles::open_read_only(path.as_ref())?,
@@ -147,8 +152,18 @@ impl Store for DirectoryStore {
             .await
     }
 
-    fn local_path(&self, key: &str) -> Option<PathBuf> {
-        self.object_path(key).ok()
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn open_local(&self, key: &str) -> Result<Option<File>, StoreError> {
+        Ok(self.files.open_object(key)?.map(|(file, _)| file))
+    }
+
+    async fn list_irregular(&self, prefix: &str) -> Result<Vec<IrregularEntry>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.run_blocking(move |store| store.files.list_irregular(&prefix))
+            .await
     }
 
     async fn list_pages(
@@ -334,9 +349,10 @@ impl DirectoryStore {
     ) -> Result<PutResult, StoreError> {
         let folder = self.upload_dir(upload)?;
         let store_error = |error: io::Error| self.upload_error(upload, "completing an upload", &error);
-        let record: UploadRecord =
-            serde_json::from_slice(&fs::read(folder.join("note.json")).map_err(store_error)?)
-                .map_err(|error| store_error(error.into()))?;
+        let record: UploadRecord = serde_json::from_slice(
+            &read_small(&folder.join("note.json"), RECORD_MAX_BYTES).map_err(store_error)?,
+        )
+        .map_err(|error| store_error(error.into()))?;
         if parts.is_empty() || !parts.is_sorted_by(|one, next| one.number < next.number) {
             return Err(self.invalid_argument("an upload needs parts in ascending order of their numbers"));
         }
@@ -410,7 +426,7 @@ impl DirectoryStore {
             Err(error) => return Err(self.files.io_error(prefix, "listing uploads", &error)),
         };
         for entry in entries.flatten() {
-            let record = fs::read(entry.path().join("note.json"))
+            let record = read_small(&entry.path().join("note.json"), RECORD_MAX_BYTES)
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<UploadRecord>(&bytes).ok());
             if let (Some(record), Ok(id)) = (record, entry.file_name().into_string())

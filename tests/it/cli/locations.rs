@@ -191,7 +191,7 @@ async fn what_is_not_there_is_not_proved_and_what_cannot_be_read_is_not_checked(
     assert_eq!(proved.code, Some(0), "{proved:?}");
     assert_eq!(
         proved.out,
-        "export: Proved: 2018-06-27/2018-06-29: 3 windows with 720 events\n"
+        "export: Proved: 2018-06-27/2018-06-29: 3 windows with 720 events; signatures not checked (no --public-key)\n"
     );
     for (days, missing) in [
         (["--start", "2018-06-26", "--end", "2018-06-29"], "2018-06-26"),

@@ -27,7 +27,7 @@ async fn a_flag_has_one_name_in_all_commands() {
             let date = spoken
                 .iter()
                 .any(|name| name.as_str() == "DATE" || name.as_str() == "DAY");
-            let days = ["start", "end", "today"].contains(&long);
+            let days = ["start", "end", "today", "unsigned-since"].contains(&long);
             if arg.get_short() != expected || EARLIER.contains(&long) || date != days {
                 wrong.push(format!("{path} --{long}"));
             }

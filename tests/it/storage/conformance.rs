@@ -12,7 +12,7 @@ use futures::stream::{self, StreamExt as _};
 const PART: usize = 5 << 20;
 
 /// Returns unique bytes from a seed.
-pub(super) fn bytes(seed: u64, length: usize) -> Bytes {
+pub(crate) fn bytes(seed: u64, length: usize) -> Bytes {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let words = std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -42,7 +42,7 @@ pub(super) fn options(mode: PutMode, body: &Bytes) -> PutOptions {
     }
 }
 
-pub(super) async fn put(store: &dyn Store, key: &str, mode: PutMode, body: &Bytes) -> Result<(), StoreError> {
+pub(crate) async fn put(store: &dyn Store, key: &str, mode: PutMode, body: &Bytes) -> Result<(), StoreError> {
     let options = options(mode, body);
     store.put(key, segments(body), &options).await.map(drop)
 }

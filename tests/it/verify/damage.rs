@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use eventexport::archive::manifest::document::{DayStatement, Manifest, parse_manifest};
+use eventexport::archive::manifest::document::{DayStatement, FileDigest, Manifest, parse_manifest};
+use eventexport::archive::receipt::Sha256Digest;
 use eventexport::archive::records::encode;
 use serde_json::json;
 
@@ -74,6 +75,51 @@ fn forge_gap(archive: &Path) {
     remove(archive, "_manifests/00000002.json.sig");
 }
 
+/// Removes the last manifest with its signature.
+fn cut_off(archive: &Path) {
+    remove(archive, MANIFEST_2);
+    remove(archive, "_manifests/00000002.json.sig");
+}
+
+/// Adds the object and receipt of a day after the last one, which agree with each other.
+fn forge_day(archive: &Path) {
+    add(archive, "date=2018-06-08/events.json.gz");
+    let receipt = fs::read_to_string(archive.join(SPACE).join(RECEIPT)).unwrap();
+    let forged = receipt.replace("2018-06-01", "2018-06-08");
+    let path = archive.join(SPACE).join("_journal/2018-06-08.receipt.json");
+    fs::write(path, forged).unwrap();
+}
+
+/// Appends an unsigned manifest about the forged day to the chain.
+fn forge_manifest(archive: &Path) {
+    let root = archive.join(SPACE);
+    let [bytes, receipt] =
+        [MANIFEST_2, "_journal/2018-06-08.receipt.json"].map(|key| fs::read(root.join(key)).unwrap());
+    let mut manifest: Manifest = parse_manifest(MANIFEST_2, 2, &bytes).unwrap();
+    let digest = |bytes: &[u8]| Sha256Digest::of(bytes).to_string();
+    manifest.sequence = 3;
+    manifest.previous = Some(FileDigest {
+        key: MANIFEST_2.to_owned(),
+        sha256: digest(&bytes),
+    });
+    let first: Manifest = parse_manifest(MANIFEST_1, 1, &fs::read(root.join(MANIFEST_1)).unwrap()).unwrap();
+    let mut entry = first.windows[0].clone();
+    "2018-06-08".clone_into(&mut entry.window);
+    entry.receipt = FileDigest {
+        key: "_journal/2018-06-08.receipt.json".to_owned(),
+        sha256: digest(&receipt),
+    };
+    let object = entry.object.as_mut().unwrap();
+    object.key = object.key.replace("2018-06-01", "2018-06-08");
+    let mut day = first.days[0].clone();
+    day.date = "2018-06-08".parse().unwrap();
+    (manifest.period.start, manifest.period.end) = (day.date, day.date);
+    (manifest.windows, manifest.days) = (vec![entry], vec![day]);
+    manifest.totals = manifest.computed_totals();
+    manifest.root = manifest.computed_root();
+    fs::write(root.join("_manifests/00000003.json"), encode(&manifest)).unwrap();
+}
+
 struct DamageCase {
     name: &'static str,
     damage: fn(&Path),
@@ -95,9 +141,102 @@ const fn damage_case(
     }
 }
 
+/// Returns a case of an archive whose manifests are removed, so that receipts and objects are compared.
+const fn unsealed_case(
+    name: &'static str,
+    damage: fn(&Path),
+    findings: &'static [(&'static str, &'static str)],
+) -> DamageCase {
+    DamageCase {
+        name,
+        damage,
+        arguments: &["--allow-unsigned"],
+        findings,
+    }
+}
+
 const CASES: &[DamageCase] = &[
     damage_case("nothing", |_| {}, &[]),
-    damage_case("nothing, without manifests", forget_manifests, &[]),
+    unsealed_case("nothing, without manifests", forget_manifests, &[]),
+    damage_case("nothing signed", forget_manifests, &[("Unattested", "")]),
+    DamageCase {
+        name: "manifests of later days cut off",
+        damage: cut_off,
+        arguments: &[],
+        findings: &[("Unattested", "")],
+    },
+    DamageCase {
+        name: "manifests of later days cut off, which may be unsigned",
+        damage: cut_off,
+        arguments: &["--unsigned-since", "2018-06-06"],
+        findings: &[],
+    },
+    DamageCase {
+        name: "manifests of later days cut off, one of which may be unsigned",
+        damage: cut_off,
+        arguments: &["--unsigned-since", "2018-06-07"],
+        findings: &[("Unattested", "")],
+    },
+    damage_case(
+        "every signature removed",
+        |archive| {
+            remove(archive, "_manifests/00000001.json.sig");
+            remove(archive, "_manifests/00000002.json.sig");
+        },
+        &[
+            ("SignatureMissing", MANIFEST_1),
+            ("SignatureMissing", MANIFEST_2),
+            ("Unattested", ""),
+        ],
+    ),
+    damage_case(
+        "a signature of any 64 bytes",
+        |archive| edit(archive, "_manifests/00000002.json.sig", |bytes| bytes.fill(7)),
+        &[
+            ("SignatureInvalid", "_manifests/00000002.json.sig"),
+            ("Unattested", ""),
+        ],
+    ),
+    damage_case("a forged day with fitting sums", forge_day, &[("Unattested", "")]),
+    damage_case(
+        "a forged day with fitting sums, and a manifest about it",
+        |archive| {
+            forge_day(archive);
+            forge_manifest(archive);
+        },
+        &[
+            ("SignatureMissing", "_manifests/00000003.json"),
+            ("Unattested", ""),
+        ],
+    ),
+    damage_case(
+        "hidden files",
+        |archive| {
+            for name in [
+                ".DS_Store",
+                "._events.json.gz",
+                ".events.json.gz",
+                "_events.json.gz",
+            ] {
+                add(archive, &format!("date=2018-06-01/{name}"));
+            }
+            add(archive, ".DS_Store");
+        },
+        &[],
+    ),
+    damage_case(
+        "more events of a day in a file that no receipt names",
+        |archive| {
+            add(archive, "date=2018-06-01/events-more.json.gz");
+            add(archive, "date=extra/events.json.gz");
+            add(archive, "old/date=2018-06-01/events.json.gz");
+        },
+        &[
+            ("StrayFile", "date=2018-06-01/events-more.json.gz"),
+            ("StrayFile", "date=extra/events.json.gz"),
+            ("StrayFile", "old/date=2018-06-01/events.json.gz"),
+        ],
+    ),
     damage_case(
         "flipped byte",
         |archive| edit(archive, OBJECT, |bytes| bytes[100] ^= 1),
@@ -194,6 +333,7 @@ const CASES: &[DamageCase] = &[
         &[
             ("ManifestInconsistent", MANIFEST_2),
             ("SignatureInvalid", "_manifests/00000002.json.sig"),
+            ("Unattested", ""),
         ],
     ),
     damage_case(
@@ -207,7 +347,11 @@ const CASES: &[DamageCase] = &[
             );
             remove(archive, "_manifests/00000001.json.sig");
         },
-        &[("ManifestChanged", MANIFEST_1)],
+        &[
+            ("ManifestChanged", MANIFEST_1),
+            ("SignatureMissing", MANIFEST_1),
+            ("Unattested", ""),
+        ],
     ),
     damage_case(
         "forged manifest: a day that is not there is an accepted gap without a reason",
@@ -216,7 +360,11 @@ const CASES: &[DamageCase] = &[
             remove(archive, "_journal/2018-06-07.receipt.json");
             remove(archive, "date=2018-06-07/events.json.gz");
         },
-        &[("ManifestInconsistent", MANIFEST_2)],
+        &[
+            ("ManifestInconsistent", MANIFEST_2),
+            ("SignatureMissing", MANIFEST_2),
+            ("Unattested", ""),
+        ],
     ),
     damage_case(
         "unsigned manifest that calls a stored day a gap",
@@ -229,17 +377,21 @@ const CASES: &[DamageCase] = &[
             );
             remove(archive, "_manifests/00000002.json.sig");
         },
-        &[("ManifestInconsistent", MANIFEST_2)],
+        &[
+            ("ManifestInconsistent", MANIFEST_2),
+            ("SignatureMissing", MANIFEST_2),
+            ("Unattested", ""),
+        ],
     ),
     damage_case(
         "manifest removed",
         |archive| remove(archive, MANIFEST_1),
-        &[("ManifestMissing", MANIFEST_1)],
+        &[("ManifestMissing", MANIFEST_1), ("Unattested", "")],
     ),
     damage_case(
         "last manifest removed, its signature left",
         |archive| remove(archive, MANIFEST_2),
-        &[("ManifestMissing", MANIFEST_2)],
+        &[("ManifestMissing", MANIFEST_2), ("Unattested", "")],
     ),
     DamageCase {
         name: "wrong key",
@@ -248,6 +400,7 @@ const CASES: &[DamageCase] = &[
         findings: &[
             ("SignatureInvalid", "_manifests/00000001.json.sig"),
             ("SignatureInvalid", "_manifests/00000002.json.sig"),
+            ("Unattested", ""),
         ],
     },
     DamageCase {
@@ -257,13 +410,13 @@ const CASES: &[DamageCase] = &[
         findings: &[],
     },
     DamageCase {
-        name: "signature removed, and required",
+        name: "signature removed of a manifest that the next one attests",
         damage: |archive| remove(archive, "_manifests/00000001.json.sig"),
         arguments: &["--require-signature"],
         findings: &[("SignatureMissing", MANIFEST_1)],
     },
     // Without manifests, receipts and objects are compared.
-    damage_case(
+    unsealed_case(
         "flipped byte, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -271,7 +424,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("ObjectChanged", OBJECT)],
     ),
-    damage_case(
+    unsealed_case(
         "edited digest of a receipt, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -279,7 +432,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("ReceiptInconsistent", RECEIPT)],
     ),
-    damage_case(
+    unsealed_case(
         "edited size after decompression, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -287,7 +440,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("ReceiptInconsistent", RECEIPT)],
     ),
-    damage_case(
+    unsealed_case(
         "fewer events than the newest count in a receipt that says Matched, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -295,7 +448,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("WindowShort", RECEIPT)],
     ),
-    damage_case(
+    unsealed_case(
         "more events than the newest count, as earlier versions matched them, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -303,7 +456,7 @@ const CASES: &[DamageCase] = &[
         },
         &[],
     ),
-    damage_case(
+    unsealed_case(
         "empty day with a later count, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -312,7 +465,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("WindowShort", "_journal/2018-06-02.receipt.json")],
     ),
-    damage_case(
+    unsealed_case(
         "hours with fewer events than the day, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -321,7 +474,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("DayShort", "date=2018-06-04/")],
     ),
-    damage_case(
+    unsealed_case(
         "receipt of another day, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -330,7 +483,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("ReceiptMisplaced", RECEIPT)],
     ),
-    damage_case(
+    unsealed_case(
         "receipt removed, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -338,7 +491,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("ObjectWithoutReceipt", OBJECT)],
     ),
-    damage_case(
+    unsealed_case(
         "receipt of an empty day removed, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -346,7 +499,7 @@ const CASES: &[DamageCase] = &[
         },
         &[("Gap", "")],
     ),
-    damage_case(
+    unsealed_case(
         "hour of a day removed, without manifests",
         |archive| {
             forget_manifests(archive);
@@ -371,6 +524,7 @@ async fn each_damage_is_the_only_finding() {
         if case.name == "wrong key" {
             let key = format!("{ACCOUNT}_manifests/00000001.json.sig");
             wanted.push(("SignatureInvalid".to_owned(), key));
+            wanted.push(("Unattested".to_owned(), ACCOUNT.to_owned()));
         }
         wanted.sort();
         assert_eq!(findings, wanted, "{}", case.name);

@@ -4,5 +4,6 @@ mod bucket;
 mod damage;
 mod duckdb;
 mod fixture;
+mod hostile;
 mod inspect;
 mod recheck;

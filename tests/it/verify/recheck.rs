@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
+use eventexport::archive::verify::attestation::Unsigned;
 use eventexport::archive::verify::recheck::Recheck;
 use eventexport::storage::{DirectoryStore, Store};
 use jiff::civil::date;
@@ -26,7 +27,7 @@ fn options(store: Arc<dyn Store>) -> VerifyOptions {
         hour: None,
         quick: false,
         keys: Vec::new(),
-        require_signature: false,
+        unsigned: Unsigned::default(),
         since: None,
         until: None,
         recheck: Recheck {
