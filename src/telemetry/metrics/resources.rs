@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 /// Maximum number of series of a resource.
-pub const SERIES_PER_RESOURCE: usize = 17;
+pub const SERIES_PER_RESOURCE: usize = 18;
 
 /// Number of series in the reduced set of a resource.
 pub const REDUCED_SERIES: usize = 3;

@@ -1,7 +1,7 @@
 //! The engine against the simulator.
 
 mod calendar;
-mod chain;
+pub(crate) mod chain;
 mod content;
 mod counts;
 mod crashes;

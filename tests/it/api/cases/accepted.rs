@@ -33,7 +33,11 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
                 Set("/suspend", true.into()),
                 Set(
                     "/manifest",
-                    json!({ "signingKeySecretRef": { "name": "signing.2018" } }),
+                    json!({
+                        "signingKeySecretRef": { "name": "signing.2018" },
+                        "abandonedHead": format!("14:{}", "9f".repeat(32)),
+                        "unsignedReceiptsBefore": "2018-07-01",
+                    }),
                 ),
                 Set(
                     "/acceptedGaps",

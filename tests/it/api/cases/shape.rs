@@ -173,6 +173,27 @@ pub(super) fn rest() -> Vec<ValidationCase> {
             json!({ "signingKey": "-" }),
             ("spec.manifest.signingKey", "unknown field"),
         ),
+        invalid_value(
+            "a head without its number",
+            "/manifest",
+            json!({ "abandonedHead": "9f".repeat(32) }),
+            (
+                "spec.manifest.abandonedHead",
+                "must be the number and the SHA-256 of a manifest",
+            ),
+        ),
+        invalid_value(
+            "a head that is too long",
+            "/manifest",
+            json!({ "abandonedHead": format!("123456789:{}", "9f".repeat(32)) }),
+            ("spec.manifest.abandonedHead", "Too long"),
+        ),
+        invalid_value(
+            "unsigned receipts before no day",
+            "/manifest",
+            json!({ "unsignedReceiptsBefore": "2018-02-30" }),
+            ("spec.manifest.unsignedReceiptsBefore", super::DAY),
+        ),
         settle("a duration without a unit", "6"),
         settle("a duration in days", "2d"),
         settle("a negative duration", "-6h"),
