@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eventexport::export::manifest::sign::{Signing, SigningKey};
+use eventexport::export::manifest::sign::{Signing, SigningKey, SigningKeys};
 use eventexport::export::snapshot::Snapshot;
 use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, S3Store, Segments, Store};
 use jiff::civil::date;
@@ -99,7 +99,7 @@ async fn an_export_needs_no_overwrite_and_no_delete_of_evidence() {
     let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 3)).await;
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let key = SigningKey::from_pem(key.serialize_pem().as_bytes()).unwrap();
-    fixture.signing = Signing::With(Arc::new(key));
+    fixture.signing = Signing::With(Arc::new(SigningKeys::new(key, Vec::new())));
     let fake = quirks::start(&["example-policy"]).await;
     for _ in 0..2 {
         let snapshot = run(&fixture, &fake).await;
