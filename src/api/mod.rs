@@ -43,7 +43,9 @@ pub use redact::{
 pub use secret_text::{api_key_text, key_text, password_text};
 pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{CaSecretRef, SecretRef, Source};
-pub use spec::{AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, Scope};
+pub use spec::{
+    AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, RecheckSettings, Scope,
+};
 pub use status::{
     EventExportStatus, LastError, MAX_RANGES, MAX_REQUEST_CHARS, MAX_SESSIONS, ManifestStatus, OpenSession,
     WindowCounts,

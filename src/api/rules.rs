@@ -39,6 +39,8 @@ pub mod limit {
     pub const PARALLELISM: (u8, u8) = (1, 30);
     /// Maximum length of a duration (GEP-2257: four numbers of five digits, with units).
     pub const DURATION_CHARS: usize = 32;
+    /// Range of the days for which stored days are compared again, inclusive.
+    pub const RECHECK_DAYS: (u16, u16) = (1, 3650);
     /// Maximum number of accepted gaps.
     pub const ACCEPTED_GAPS: usize = 1000;
     /// Maximum length of the reason of an accepted gap.

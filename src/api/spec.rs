@@ -170,6 +170,10 @@ pub struct EventExportSpec {
     #[x_kube(validation = rules::SETTLE_AFTER)]
     pub settle_after: String,
 
+    /// Comparison of stored days with the newest counts of the service, so that events that arrive late are stored too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recheck: Option<RecheckSettings>,
+
     /// True to stop the export. Transfers in progress are ended and their sessions deleted; stored events are kept.
     /// Defaults to false.
     #[serde(default)]
@@ -261,6 +265,22 @@ pub struct ManifestSettings {
     pub unsigned_receipts_before: Option<String>,
 }
 
+/// Settings of the comparison of stored days with the newest counts of the service. A day that has grown is downloaded
+/// again once a day, and the events that came late are stored beside those of the first download.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RecheckSettings {
+    /// False to store no late events. Defaults to true.
+    #[serde(default = "default_enabled")]
+    pub enabled: bool,
+
+    /// Maximum age of a day that is compared, in days after its end, 1 to 3650. If omitted, a day is compared while the
+    /// service lists it. Example: 14
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = limit::RECHECK_DAYS.0, max = limit::RECHECK_DAYS.1))]
+    pub days: Option<u16>,
+}
+
 /// Range of days that are known to be lost.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -281,6 +301,10 @@ pub struct AcceptedGap {
     #[schemars(length(min = 1, max = limit::REASON_CHARS))]
     #[x_kube(validation = rules::GAP_REASON)]
     pub reason: String,
+}
+
+fn default_enabled() -> bool {
+    true
 }
 
 fn default_parallelism() -> u8 {

@@ -60,6 +60,15 @@ pub struct EventExportStatus {
     )]
     pub bytes: Option<i64>,
 
+    /// Number of the events among `events` that the service reported after their day was stored, and that were stored later
+    /// beside it. Absent if there are none.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub late_events: Option<i64>,
+
     /// Ranges that are stored and proved, merged, oldest first: 2018-06-01/2018-06-30 for days (both inclusive),
     /// 2018-06-01T07/2018-06-01T09 for hours.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
@@ -142,6 +151,7 @@ impl Default for EventExportStatus {
             windows: None,
             events: None,
             bytes: None,
+            late_events: None,
             covered: Vec::new(),
             missing: Vec::new(),
             expired: Vec::new(),

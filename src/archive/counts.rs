@@ -72,6 +72,11 @@ pub fn partial_count_suffices(events: u64, before: Option<u64>, after: Option<u6
     events > 0 && compare_counts(events, before, after) != Verdict::Short
 }
 
+/// Returns true if a stored window has late events: the service's newest count is greater than the stored events.
+pub const fn is_grown(stored: u64, reported: u64) -> bool {
+    reported > stored
+}
+
 /// Reason why received events do not cover what was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortfall {
@@ -228,6 +233,11 @@ impl DayListing {
     /// Returns the oldest listed day.
     pub fn oldest(&self) -> Option<Date> {
         self.days.first().map(|day| day.date)
+    }
+
+    /// Returns the listed days that have a count, oldest first.
+    pub fn counts(&self) -> impl Iterator<Item = (Date, u64)> + '_ {
+        self.days.iter().filter_map(|day| Some((day.date, day.count?)))
     }
 
     /// Returns the entry of a day.

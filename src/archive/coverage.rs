@@ -7,9 +7,10 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::counts::{Verdict, partial_count_suffices, split_days};
-use super::listing::Journal;
-use super::receipt::ReceiptFacts;
+use super::counts::{DayListing, Verdict, is_grown, partial_count_suffices, split_days};
+use super::layout::Key;
+use super::listing::{Journal, LateFacts};
+use super::receipt::{ReceiptFacts, body_key};
 use super::records::{RecordError, UncountedRecord};
 use super::window::{HourSet, Window};
 use crate::api::Reason;
@@ -40,6 +41,20 @@ pub enum Damage {
     ObjectMissing,
     /// The object has another size than the receipt states.
     ObjectSizeMismatch {
+        /// Bytes that the receipt states.
+        stated: u64,
+        /// Bytes that the store has.
+        found: u64,
+    },
+    /// A file of a later revision does not exist.
+    RevisionMissing {
+        /// Key below the root.
+        key: String,
+    },
+    /// A file of a later revision has another size than its receipt states.
+    RevisionSizeMismatch {
+        /// Key below the root.
+        key: String,
         /// Bytes that the receipt states.
         stated: u64,
         /// Bytes that the store has.
@@ -185,33 +200,185 @@ fn receipt_damage(
     if source.is_some_and(|source| source != &*facts.source) {
         return Some(Damage::OtherSource(facts.source.to_string()));
     }
-    let summary = &facts.summary;
-    let short = summary.reported.filter(|reported| summary.events < *reported);
-    if let (Some(reported), None) = (short, &summary.uncounted) {
+    let current = facts.current();
+    let reported = current.reported.max(newest_report(journal, window, facts));
+    let short = reported.filter(|reported| current.events < *reported);
+    if let (Some(reported), None) = (short, &current.uncounted) {
         return Some(Damage::Short {
-            events: summary.events,
+            events: current.events,
             reported,
         });
     }
-    if summary.sha256.is_none() {
+    if let Some(damage) =
+        object_damage(journal, window, facts).or_else(|| revision_damage(journal, window, facts))
+    {
+        return Some(damage);
+    }
+    let uncounted = current.uncounted.as_deref()?;
+    let insufficient = !partial_count_suffices(current.events, None, current.reported);
+    insufficient.then(|| Damage::Uncounted {
+        events: current.events,
+        reported: current.reported,
+        uncounted: uncounted.clone(),
+    })
+}
+
+/// Returns the count of late events that the service reported after the highest revision and did not give.
+fn newest_report(journal: &Journal, window: Window, facts: &ReceiptFacts) -> Option<u64> {
+    let late = newer_late(journal, window, facts)?;
+    // The archive stays proved for what it held: a person decides which body is right.
+    late.changed.is_none().then_some(late.reported)
+}
+
+/// Returns the record of late events of a window if it is newer than the highest revision.
+fn newer_late<'a>(journal: &'a Journal, window: Window, facts: &ReceiptFacts) -> Option<&'a LateFacts> {
+    let late = journal.late.get(&window)?.as_ref()?;
+    let counts = late.source == *facts.source && late.seen_at > facts.current_stored_at();
+    counts.then_some(late)
+}
+
+/// Checks the first object of a window.
+fn object_damage(journal: &Journal, window: Window, facts: &ReceiptFacts) -> Option<Damage> {
+    if facts.summary.sha256.is_none() {
         // Proved empty: there is no object.
         return journal.is_unexplained(window).then_some(Damage::UnexpectedObject);
     }
+    let stated = facts.summary.bytes;
     match journal.objects.get(&window) {
         None => Some(Damage::ObjectMissing),
-        Some(found) if *found != summary.bytes => Some(Damage::ObjectSizeMismatch {
-            stated: summary.bytes,
+        Some(found) if *found != stated => Some(Damage::ObjectSizeMismatch {
+            stated,
             found: *found,
         }),
-        Some(_) => {
-            let uncounted = summary.uncounted.as_deref()?;
-            let insufficient = !partial_count_suffices(summary.events, None, summary.reported);
-            insufficient.then(|| Damage::Uncounted {
-                events: summary.events,
-                reported: summary.reported,
-                uncounted: uncounted.clone(),
-            })
+        Some(_) => None,
+    }
+}
+
+/// Checks the files of later revisions.
+fn revision_damage(journal: &Journal, window: Window, facts: &ReceiptFacts) -> Option<Damage> {
+    facts.revisions.iter().find_map(|later| {
+        let files = journal.revision_files(window, later.revision);
+        let body = (later.object == later.revision).then_some(later.summary.bytes);
+        let supplement = later.supplement.as_ref().map(|supplement| supplement.bytes);
+        let stated = [
+            (body_key(window, later.revision), body, files.body),
+            (
+                Key::Supplement(window, later.revision),
+                supplement,
+                files.supplement,
+            ),
+        ];
+        stated.into_iter().find_map(|(key, stated, found)| {
+            let (stated, key) = (stated?, key.relative().unwrap_or_default());
+            match found {
+                None => Some(Damage::RevisionMissing { key }),
+                Some(found) if found != stated => Some(Damage::RevisionSizeMismatch { key, stated, found }),
+                Some(_) => None,
+            }
+        })
+    })
+}
+
+/// Returns the stored windows whose later body, as the service gave it last, lacks stored events.
+pub fn changed_windows(
+    journal: &Journal,
+    source: Option<&str>,
+) -> impl Iterator<Item = (Window, u64, LateFacts)> {
+    journal.late.keys().filter_map(move |window| {
+        let facts = journal.receipts.get(window)?.as_ref()?;
+        let late = newer_late(journal, *window, facts)?;
+        let same = source.is_none_or(|source| *source == *facts.source);
+        (same && late.changed.is_some()).then(|| (*window, facts.current().events, late.clone()))
+    })
+}
+
+/// A stored day of which the service now reports more events than the archive has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// The stored windows of the day: the day, or its hours.
+    pub windows: Vec<Window>,
+    /// Events that are stored.
+    pub stored: u64,
+    /// Newest count of the service.
+    pub reported: u64,
+}
+
+/// A stored window whose receipt states no count, or an older one than the record of late events, and that has enough
+/// events by the newest count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmation {
+    /// The window.
+    pub window: Window,
+    /// Newest count of the service.
+    pub reported: u64,
+}
+
+/// Comparison of the stored days with the newest counts of the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListingComparison {
+    /// Days with late events, oldest first.
+    pub grown: BTreeMap<Date, Growth>,
+    /// Windows whose count can be confirmed, oldest first.
+    pub confirmed: Vec<Confirmation>,
+}
+
+/// Compares the stored days that the service still lists with its newest counts: the only rule for late events. A day
+/// that is not stored completely, or of which a file is missing, is left out.
+pub fn compare_with_listing(
+    journal: &Journal,
+    source: &str,
+    listing: &DayListing,
+    includes: impl Fn(Date) -> bool,
+) -> ListingComparison {
+    let mut comparison = ListingComparison::default();
+    for (date, reported) in listing.counts().filter(|(date, _)| includes(*date)) {
+        let day = Window::day(date);
+        let windows: Vec<Window> = match stored_receipt(journal, day, source) {
+            Some(_) => vec![day],
+            None => Window::split(date).collect(),
+        };
+        let facts: Option<Vec<&ReceiptFacts>> = windows
+            .iter()
+            .map(|window| stored_receipt(journal, *window, source))
+            .collect();
+        let Some(facts) = facts else { continue };
+        let events = facts.iter().map(|facts| facts.current().events);
+        let stored = events.fold(0, u64::saturating_add);
+        if is_grown(stored, reported) {
+            let growth = Growth {
+                windows,
+                stored,
+                reported,
+            };
+            comparison.grown.insert(date, growth);
+        } else if let [facts] = facts[..]
+            && needs_confirmation(journal, day, facts)
+        {
+            let window = day;
+            comparison.confirmed.push(Confirmation { window, reported });
         }
+    }
+    comparison
+}
+
+/// Returns true if the service's newest count can replace a missing or a higher one.
+fn needs_confirmation(journal: &Journal, window: Window, facts: &ReceiptFacts) -> bool {
+    let current = facts.current();
+    let unknown = current.verdict == Verdict::Unknown && current.reported.is_none();
+    unknown || newer_late(journal, window, facts).is_some_and(|late| late.changed.is_none())
+}
+
+/// Returns the receipt of a window whose files are there, also if it has fewer events than the service reported.
+pub fn stored_receipt<'a>(journal: &'a Journal, window: Window, source: &str) -> Option<&'a ReceiptFacts> {
+    let facts = journal.receipts.get(&window)?.as_ref()?;
+    match receipt_damage(journal, window, facts, Some(source)) {
+        None | Some(Damage::Short { .. }) => {
+            let counted = facts.current().uncounted.is_none();
+            let intact = object_damage(journal, window, facts).is_none()
+                && revision_damage(journal, window, facts).is_none();
+            (counted && intact).then_some(facts)
+        }
+        Some(_) => None,
     }
 }
 
@@ -222,7 +389,7 @@ fn first_uncounted(journal: &Journal, day: Window) -> Option<&UncountedRecord> {
         .range(day.same_day())
         .filter(|(window, _)| window.hour_of_day().is_some())
         .filter_map(|(_, facts)| facts.as_ref());
-    hours.find_map(|facts| facts.summary.uncounted.as_deref())
+    hours.find_map(|facts| facts.current().uncounted.as_deref())
 }
 
 /// Returns the receipt of a window if it covers it.
@@ -272,7 +439,7 @@ fn is_counted(journal: &Journal, coverage: &Coverage, window: Window) -> bool {
 pub fn day_shortfalls(journal: &Journal, source: Option<&str>) -> BTreeMap<Date, (u64, u64)> {
     let stored = journal.receipts.keys().filter_map(|window| {
         let facts = valid_receipt(journal, *window, source)?;
-        Some((*window, facts.summary.events, facts.day_reported))
+        Some((*window, facts.current().events, facts.current_day_reported()))
     });
     let short = split_days(stored).into_iter().filter(|(date, sum)| {
         sum.verdict() == Verdict::Short && valid_receipt(journal, Window::day(*date), source).is_none()
@@ -356,8 +523,8 @@ impl Damage {
         match self {
             Self::Unreadable(error) => error.reason(),
             Self::OtherSource(_) => Reason::SourceMismatch,
-            Self::ObjectMissing => Reason::ObjectMissing,
-            Self::ObjectSizeMismatch { .. } => Reason::ObjectSizeMismatch,
+            Self::ObjectMissing | Self::RevisionMissing { .. } => Reason::ObjectMissing,
+            Self::ObjectSizeMismatch { .. } | Self::RevisionSizeMismatch { .. } => Reason::ObjectSizeMismatch,
             Self::Short { .. } => Reason::Short,
             Self::Uncounted { .. } => Reason::EventsUncounted,
             Self::UnexpectedObject | Self::Orphaned => Reason::ForeignObject,
@@ -369,8 +536,8 @@ impl Damage {
         match self {
             Self::Unreadable(error) => error.as_str(),
             Self::OtherSource(_) => "OtherSource",
-            Self::ObjectMissing => "ObjectMissing",
-            Self::ObjectSizeMismatch { .. } => "ObjectSizeMismatch",
+            Self::ObjectMissing | Self::RevisionMissing { .. } => "ObjectMissing",
+            Self::ObjectSizeMismatch { .. } | Self::RevisionSizeMismatch { .. } => "ObjectSizeMismatch",
             Self::Short { .. } => "Short",
             Self::Uncounted { .. } => "Uncounted",
             Self::UnexpectedObject => "UnexpectedObject",
@@ -387,6 +554,10 @@ impl fmt::Display for Damage {
             Self::ObjectMissing => f.write_str("its receipt exists, but its object is missing"),
             Self::ObjectSizeMismatch { stated, found } => {
                 write!(f, "its object has {found} bytes, but its receipt states {stated}")
+            }
+            Self::RevisionMissing { key } => write!(f, "a receipt names {key}, which is missing"),
+            Self::RevisionSizeMismatch { key, stated, found } => {
+                write!(f, "{key} has {found} bytes, but its receipt states {stated}")
             }
             Self::Short { events, reported } => {
                 write!(
@@ -465,8 +636,11 @@ mod tests {
                 uncounted: None,
                 sha256: bytes.map(|_| Sha256Digest::default()),
                 stored_now: false,
+                revision: 0,
+                late_events: 0,
             },
             proof: ReceiptProof::default(),
+            revisions: Vec::new(),
         }
     }
 

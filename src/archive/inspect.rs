@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::counts::{DayListing, DayLookup, SplitDay, Verdict, compare_counts, split_days};
+use super::counts::{DayListing, DayLookup, SplitDay, Verdict, compare_counts, is_grown, split_days};
 use super::coverage::{self, Coverage, Expectation, WindowState};
 use super::listing::Journal;
 use super::manifest::chain::SealedPeriods;
@@ -168,10 +168,10 @@ pub fn inspect(
 impl Inspection {
     fn add_totals(&mut self, journal: &Journal, coverage: &Coverage) {
         for (_, facts) in coverage::all_counted_receipts(journal, coverage) {
-            let summary = &facts.summary;
+            let summary = facts.current();
             self.windows += 1;
             self.events = self.events.saturating_add(summary.events);
-            self.bytes = self.bytes.saturating_add(summary.bytes);
+            self.bytes = self.bytes.saturating_add(facts.stored_bytes());
             self.empty += u64::from(summary.sha256.is_none());
             self.uncounted += u64::from(summary.verdict.recorded() == Verdict::Unknown);
         }
@@ -187,8 +187,10 @@ impl Inspection {
                     days,
                 });
             }
-            let (before, after) = (facts.proof.reported_before, facts.proof.reported_after);
-            let kind = match compare_counts(facts.summary.events, before, after) {
+            let proof = facts.revisions.last().map_or(&facts.proof, |last| &last.proof);
+            let (before, after) = (proof.reported_before, proof.reported_after);
+            let events = facts.current().events;
+            let kind = match compare_counts(events, before, after) {
                 Verdict::Short => Some(MismatchKind::Short),
                 Verdict::Over => Some(MismatchKind::Over),
                 _ => before
@@ -198,7 +200,7 @@ impl Inspection {
             if let Some(kind) = kind {
                 self.mismatches.push(CountMismatch {
                     window,
-                    events: facts.summary.events,
+                    events,
                     before,
                     after,
                     kind,
@@ -206,7 +208,8 @@ impl Inspection {
             }
         }
         let stored = journal.read_receipts();
-        let stored = stored.map(|(window, facts)| (window, facts.summary.events, facts.day_reported));
+        let stored =
+            stored.map(|(window, facts)| (window, facts.current().events, facts.current_day_reported()));
         self.check_split_days(split_days(stored));
     }
 
@@ -234,7 +237,7 @@ impl Inspection {
     pub fn compare_listing(&mut self, journal: &Journal, listing: &DayListing) {
         let mut stored: BTreeMap<Date, u64> = BTreeMap::new();
         for (window, facts) in journal.read_receipts() {
-            let events = facts.summary.events;
+            let events = facts.current().events;
             if window.hour_of_day().is_none() {
                 stored.insert(window.date(), events);
             } else if !journal.receipts.contains_key(&Window::day(window.date())) {
@@ -250,7 +253,7 @@ impl Inspection {
         let grown = stored
             .into_iter()
             .filter_map(|(date, stored)| match listing.lookup(date) {
-                DayLookup::Listed(Some(reported)) if reported > stored => Some(GrownDay {
+                DayLookup::Listed(Some(reported)) if is_grown(stored, reported) => Some(GrownDay {
                     date,
                     stored,
                     reported,

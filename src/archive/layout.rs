@@ -40,6 +40,14 @@ pub enum Key {
     Events(Window),
     /// Proof that the window is stored, or that it has no events.
     Receipt(Window),
+    /// Full body of a later revision of a window, from 1.
+    Revision(Window, u32),
+    /// Events of a revision that no earlier one has.
+    Supplement(Window, u32),
+    /// Proof of a revision.
+    RevisionReceipt(Window, u32),
+    /// The service reported late events of a stored window and did not give them.
+    Late(Window),
     /// The service no longer had the window when it was asked.
     Expired(Window),
     /// The day is exported by the hour.
@@ -106,7 +114,13 @@ impl ArchiveRoot {
             return Some(root);
         }
         let below = key.strip_prefix(prefix).unwrap_or(key);
-        let folders = ["date=", "_journal/", "_manifests/", "_checkpoints/"];
+        let folders = [
+            "date=",
+            "_journal/",
+            "_manifests/",
+            "_checkpoints/",
+            "_revisions/",
+        ];
         let direct = folders.iter().any(|folder| below.starts_with(folder));
         direct.then(|| Self::from_prefix(prefix))
     }
@@ -196,6 +210,16 @@ impl ArchiveRoot {
         format!("{}date={}/", self.0, window.date())
     }
 
+    /// Returns the prefix of all revisions of a day and its hours.
+    pub fn day_revisions_prefix(&self, window: Window) -> String {
+        format!("{}_revisions/{}", self.0, window.date())
+    }
+
+    /// Returns the prefix of all revisions of a window.
+    pub fn revisions_prefix(&self, window: Window) -> String {
+        format!("{}_revisions/{window}/", self.0)
+    }
+
     /// Parses a full key.
     pub fn parse(&self, key: &str) -> Key {
         let below = key.strip_prefix(&self.0);
@@ -216,6 +240,13 @@ impl Key {
                 Some(hour) => format!("date={}/events-h{hour:02}.json.gz", window.date()),
             },
             Self::Receipt(window) => format!("_journal/{window}.receipt.json"),
+            Self::Revision(window, revision) => format!("_revisions/{window}/{revision}/events.json.gz"),
+            Self::Supplement(window, revision) => match window.hour_of_day() {
+                None => format!("date={}/events-r{revision}.json.gz", window.date()),
+                Some(hour) => format!("date={}/events-h{hour:02}-r{revision}.json.gz", window.date()),
+            },
+            Self::RevisionReceipt(window, revision) => format!("_journal/{window}.r{revision}.receipt.json"),
+            Self::Late(window) => format!("_journal/{window}.late.json"),
             Self::Expired(window) => format!("_journal/{window}.expired.json"),
             Self::Split(window) => format!("_journal/{window}.split.json"),
             Self::Attempt(id) => format!("_journal/{id}.attempt.json"),
@@ -239,13 +270,25 @@ impl Key {
 fn parse_relative(below: &str) -> Option<Key> {
     if let Some(rest) = below.strip_prefix("date=") {
         let (day, name) = rest.split_once('/')?;
-        let window = if name == "events.json.gz" {
-            day.parse().ok()?
-        } else {
-            let hour = name.strip_prefix("events-h")?.strip_suffix(".json.gz")?;
-            format!("{day}T{hour}").parse().ok()?
+        let name = name.strip_prefix("events")?.strip_suffix(".json.gz")?;
+        let (part, revision) = match name.rsplit_once("-r") {
+            Some((part, number)) => (part, Some(revision_number(number)?)),
+            None => (name, None),
         };
-        return Some(Key::Events(window));
+        let window = match part.strip_prefix("-h") {
+            None if part.is_empty() => day.parse().ok()?,
+            None => return None,
+            Some(hour) => format!("{day}T{hour}").parse().ok()?,
+        };
+        return Some(match revision {
+            None => Key::Events(window),
+            Some(revision) => Key::Supplement(window, revision),
+        });
+    }
+    if let Some(rest) = below.strip_prefix("_revisions/") {
+        let (window, rest) = rest.split_once('/')?;
+        let number = rest.strip_suffix("/events.json.gz")?;
+        return Some(Key::Revision(window.parse().ok()?, revision_number(number)?));
     }
     if let Some(name) = below.strip_prefix("_manifests/") {
         return match (name.strip_suffix(".sig"), name.strip_suffix(".tsr")) {
@@ -270,7 +313,7 @@ fn parse_relative(below: &str) -> Option<Key> {
             None => Some(Key::ReceiptSignature(name.parse().ok()?, 0)),
             Some((window, revision)) => Some(Key::ReceiptSignature(
                 window.parse().ok()?,
-                receipt_revision(revision)?,
+                revision_number(revision)?,
             )),
         };
     }
@@ -280,10 +323,14 @@ fn parse_relative(below: &str) -> Option<Key> {
     match rest {
         "receipt" => return Some(Key::Receipt(window)),
         "expired" => return Some(Key::Expired(window)),
+        "late" => return Some(Key::Late(window)),
         "split" if window.hour_of_day().is_none() => return Some(Key::Split(window)),
         _ => {}
     }
     let (ulid, kind) = rest.split_once('.')?;
+    if let Some(number) = ulid.strip_prefix('r').filter(|_| kind == "receipt") {
+        return Some(Key::RevisionReceipt(window, revision_number(number)?));
+    }
     let id = AttemptId {
         window,
         ulid: Ulid::from_string(ulid).ok()?,
@@ -299,10 +346,10 @@ fn parse_relative(below: &str) -> Option<Key> {
     }
 }
 
-/// Parses the revision of a later receipt: 1 to [`REVISION_MAX`].
-fn receipt_revision(text: &str) -> Option<u32> {
-    let revision = text.parse().ok()?;
-    (1..=REVISION_MAX).contains(&revision).then_some(revision)
+/// Parses the number of a revision: decimal digits, 1 to [`REVISION_MAX`]. Other spellings are foreign keys.
+fn revision_number(digits: &str) -> Option<u32> {
+    let number: u32 = digits.parse().ok()?;
+    (1..=REVISION_MAX).contains(&number).then_some(number)
 }
 
 /// Parses the number of a manifest: eight decimal digits, so that keys sort like numbers.
@@ -353,6 +400,13 @@ mod tests {
             Key::Events(hour),
             Key::Receipt(day),
             Key::Receipt(hour),
+            Key::Revision(day, 1),
+            Key::Revision(hour, REVISION_MAX),
+            Key::Supplement(day, 12),
+            Key::Supplement(hour, 3),
+            Key::RevisionReceipt(day, 1),
+            Key::RevisionReceipt(hour, 10),
+            Key::Late(day),
             Key::Expired(day),
             Key::Split(day),
             Key::Attempt(id),
@@ -483,6 +537,14 @@ mod tests {
             "_checkpoints/20180228.json",
             "_checkpoints/2018-06-28T07.json",
             "_checkpoints/2018-06-28.json.bak",
+            "date=2018-06-28/events-r0.json.gz",
+            "date=2018-06-28/events-r01.json.gz",
+            "date=2018-06-28/events-r1-h07.json.gz",
+            "date=2018-06-28/eventsx-r1.json.gz",
+            "_revisions/2018-06-28/1/events.json",
+            "_revisions/2018-06-28/10000/events.json.gz",
+            "_revisions/2018-06-28/+1/events.json.gz",
+            "_journal/2018-06-28.r0.receipt.json",
         ] {
             assert_eq!(
                 root.parse(&format!("p/space=x/scope=space/{below}")),

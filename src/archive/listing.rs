@@ -9,8 +9,8 @@ use ulid::Ulid;
 
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::manifest::ChainListing;
-use super::receipt::ReceiptFacts;
-use super::records::{AttemptRecord, ExpiredRecord, RecordError};
+use super::receipt::{ReceiptFacts, body_key};
+use super::records::{AttemptRecord, ChangedRecord, ExpiredRecord, LateRecord, RecordError};
 use super::window::Window;
 use crate::storage::ObjectSummary;
 
@@ -23,6 +23,10 @@ pub struct Journal {
     pub receipts: BTreeMap<Window, Option<ReceiptFacts>>,
     /// Receipts that cannot be read; their windows are among `receipts`.
     pub unreadable: BTreeMap<Window, RecordError>,
+    /// Files of later revisions, by window and number.
+    pub revisions: BTreeMap<(Window, u32), RevisionFiles>,
+    /// Windows with a record of late events that are not stored; `None`: the record is not read yet.
+    pub late: BTreeMap<Window, Option<LateFacts>>,
     /// Windows with a record that the service no longer had them; `None`: the record is not read yet.
     pub expired: BTreeMap<Window, Option<ExpiredFacts>>,
     /// Days that are exported by the hour. [`Journal::from_listing`] trusts the keys; the reader of the records removes
@@ -32,6 +36,30 @@ pub struct Journal {
     pub attempts: BTreeMap<AttemptId, AttemptFacts>,
     /// Manifests.
     pub chain: ChainListing,
+}
+
+/// Files of a later revision of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RevisionFiles {
+    /// Size of the full body in bytes.
+    pub body: Option<u64>,
+    /// Size of the supplement in bytes.
+    pub supplement: Option<u64>,
+    /// True if the revision has a receipt.
+    pub has_receipt: bool,
+}
+
+/// Facts of a record of late events that are not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LateFacts {
+    /// The source endpoint.
+    pub source: String,
+    /// Events that the service reported last.
+    pub reported: u64,
+    /// Set if the service gave a later body that lacks stored events.
+    pub changed: Option<ChangedRecord>,
+    /// Time of the observation, by the store's clock.
+    pub seen_at: Timestamp,
 }
 
 /// Facts of a record that the service no longer had a window.
@@ -82,6 +110,18 @@ impl Journal {
             Key::Receipt(window) => {
                 self.receipts.entry(window).or_default();
             }
+            Key::Revision(window, number) => {
+                self.revisions.entry((window, number)).or_default().body = Some(size);
+            }
+            Key::Supplement(window, number) => {
+                self.revisions.entry((window, number)).or_default().supplement = Some(size);
+            }
+            Key::RevisionReceipt(window, number) => {
+                self.revisions.entry((window, number)).or_default().has_receipt = true;
+            }
+            Key::Late(window) => {
+                self.late.entry(window).or_default();
+            }
             Key::Expired(window) => {
                 self.expired.entry(window).or_default();
             }
@@ -116,7 +156,13 @@ impl Journal {
             .for_each(drop);
         self.unreadable.extend(newer.unreadable);
         self.expired.extract_if(day.clone(), |_, _| true).for_each(drop);
+        self.late.extract_if(day.clone(), |_, _| true).for_each(drop);
+        self.revisions
+            .extract_if(revisions_at(&day), |_, _| true)
+            .for_each(drop);
         self.splits.extract_if(day, |_| true).for_each(drop);
+        self.late.extend(newer.late);
+        self.revisions.extend(newer.revisions);
         self.expired.extend(newer.expired);
         self.splits.extend(newer.splits);
         self.objects.extend(newer.objects);
@@ -139,15 +185,41 @@ impl Journal {
         objects.chain(receipts).any(|existing| overlap(*existing, window))
     }
 
-    /// Returns the windows whose object the listing leaves out although a receipt, which was read, names it.
-    pub fn absent_objects(&self) -> impl Iterator<Item = Window> + '_ {
-        let named = self.receipts.iter().filter(|(_, facts)| {
-            let sha256 = facts.as_ref().and_then(|facts| facts.summary.sha256.as_ref());
-            sha256.is_some()
-        });
-        named
-            .map(|(window, _)| *window)
-            .filter(|window| !self.objects.contains_key(window))
+    /// Returns the objects that the listing leaves out although a receipt, which was read, names them.
+    pub fn absent_objects(&self) -> impl Iterator<Item = (Window, Key)> + '_ {
+        self.read_receipts().flat_map(move |(window, facts)| {
+            let first = facts.summary.sha256.is_some() && !self.objects.contains_key(&window);
+            let first = first.then_some(Key::Events(window));
+            let later = facts.revisions.iter().flat_map(move |later| {
+                let files = self.revision_files(window, later.revision);
+                let body = later.object == later.revision && files.body.is_none();
+                let supplement = later.supplement.is_some() && files.supplement.is_none();
+                [
+                    body.then_some(body_key(window, later.revision)),
+                    supplement.then_some(Key::Supplement(window, later.revision)),
+                ]
+            });
+            first
+                .into_iter()
+                .chain(later.flatten())
+                .map(move |key| (window, key))
+        })
+    }
+
+    /// Returns the files of a later revision.
+    pub fn revision_files(&self, window: Window, revision: u32) -> RevisionFiles {
+        self.revisions
+            .get(&(window, revision))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Returns the highest number of a later revision with a receipt; 0 if there is none.
+    pub fn highest_revision_receipt(&self, window: Window) -> u32 {
+        let mut files = self.revisions.range((window, 0)..=(window, u32::MAX)).rev();
+        files
+            .find(|(_, files)| files.has_receipt)
+            .map_or(0, |((_, number), _)| *number)
     }
 
     /// True if an attempt at the window, or at a part of it, has a record that cannot be read.
@@ -240,6 +312,11 @@ impl Journal {
     }
 }
 
+/// Returns the key range of all later revisions of some windows.
+fn revisions_at(windows: &RangeInclusive<Window>) -> RangeInclusive<(Window, u32)> {
+    (*windows.start(), 0)..=(*windows.end(), u32::MAX)
+}
+
 /// Returns the key range of all attempts at some windows.
 fn attempts_at(windows: &RangeInclusive<Window>) -> RangeInclusive<AttemptId> {
     let at = |window, ulid| AttemptId { window, ulid };
@@ -249,6 +326,25 @@ fn attempts_at(windows: &RangeInclusive<Window>) -> RangeInclusive<AttemptId> {
 /// True if two windows share a cell.
 pub fn overlap(one: Window, other: Window) -> bool {
     one.date() == other.date() && one.hours() & other.hours() != 0
+}
+
+impl LateFacts {
+    /// Extracts the facts of a record.
+    pub fn new(record: LateRecord) -> Self {
+        let LateRecord {
+            source,
+            reported,
+            changed,
+            seen_at,
+            ..
+        } = record;
+        Self {
+            source,
+            reported,
+            changed,
+            seen_at,
+        }
+    }
 }
 
 impl ExpiredFacts {
@@ -292,6 +388,8 @@ mod tests {
             uncounted: None,
             sha256: None,
             stored_now: false,
+            revision: 0,
+            late_events: 0,
         };
         ReceiptFacts {
             source: "https://a".into(),
@@ -299,6 +397,7 @@ mod tests {
             stored_at: Timestamp::UNIX_EPOCH,
             summary,
             proof: ReceiptProof::default(),
+            revisions: Vec::new(),
         }
     }
 

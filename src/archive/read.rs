@@ -13,15 +13,16 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::layout::{ArchiveRoot, AttemptId, Key};
-use super::listing::{ExpiredFacts, Journal};
+use super::listing::{ExpiredFacts, Journal, LateFacts};
 use super::manifest::chain::{ChainWalk, Document, Receipts, SealedPeriods, SignedDocument};
 use super::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest, SIGNATURE_BYTES};
 use super::manifest::signature::{PublicKey, SignatureStatus, signer};
 use super::manifest::{LinkSignature, ManifestLink};
 use super::presence::find_unlisted;
-use super::receipt::{ReceiptFacts, Sha256Digest, read_receipt};
+use super::receipt::{ReceiptFacts, Sha256Digest, read_receipt, receipt_key};
 use super::records::{
-    self, ArchiveRecord, AttemptRecord, ExpiredRecord, RECORD_MAX_BYTES, Receipt, RecordError, SplitRecord,
+    self, ArchiveRecord, AttemptRecord, ExpiredRecord, LateRecord, RECORD_MAX_BYTES, Receipt, RecordError,
+    SplitRecord,
 };
 use super::window::Window;
 use crate::storage::{ObjectSummary, Store, StoreError};
@@ -156,6 +157,11 @@ async fn read_listed(
 pub async fn read_day(store: &dyn Store, root: &ArchiveRoot, window: Window) -> Result<Journal, StoreError> {
     let mut rows = store.list(&root.day_journal_prefix(window)).await?;
     rows.extend(store.list(&root.day_objects_prefix(window)).await?);
+    // Few days have later revisions.
+    let revised = |row: &ObjectSummary| matches!(root.parse(&row.key), Key::RevisionReceipt(..));
+    if rows.iter().any(revised) {
+        rows.extend(store.list(&root.day_revisions_prefix(window)).await?);
+    }
     let mut journal = Journal::from_listing(root, &rows);
     read_receipts(store, root, &mut journal, |_| true).await?;
     read_unlisted_receipts(store, root, &mut journal, |_| true).await?;
@@ -315,7 +321,7 @@ async fn read_sample(
     let Ok(Some(bytes)) = per_document(read)? else {
         return Ok(Receipts::new());
     };
-    let receipt = Document::new(&bytes, |bytes| read_receipt(root, window, bytes));
+    let receipt = Document::new(&bytes, |bytes| read_receipt(root, window, 0, bytes));
     Ok(Receipts::from([(window, receipt)]))
 }
 
@@ -334,6 +340,10 @@ fn take_sealed(
         let Ok(window) = entry.window.parse::<Window>() else {
             continue;
         };
+        // Few windows have later revisions: their receipts are read.
+        if journal.highest_revision_receipt(window) > 0 || !entry.revisions.is_empty() {
+            continue;
+        }
         let Some(unread @ None) = journal.receipts.get_mut(&window) else {
             continue;
         };
@@ -396,17 +406,12 @@ pub async fn read_receipts(
     let mut windows = journal.unread_receipts();
     windows.retain(|window| wanted(*window));
     let all = windows.clone();
-    let reads = stream::iter(windows).map(async |window| {
-        let key = root.key(&Key::Receipt(window)).unwrap_or_default();
-        let bytes = get_document(store, &key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
-        // Only the facts are kept: an archive of years has more receipts than fit into memory.
-        let facts = bytes.and_then(|bytes| {
-            let read = |bytes: Bytes| {
-                let receipt = read_receipt(root, window, &bytes)?;
-                Ok::<_, RecordError>(ReceiptFacts::new(&receipt, Sha256Digest::of(&bytes)))
-            };
-            Ok(bytes.map(read).transpose()?)
-        });
+    let windows: Vec<(Window, u32)> = windows
+        .into_iter()
+        .map(|window| (window, journal.highest_revision_receipt(window)))
+        .collect();
+    let reads = stream::iter(windows).map(async |(window, highest)| {
+        let facts = read_facts(store, root, window, highest).await;
         Ok::<_, StoreError>((window, per_document(facts)?))
     });
     let mut reads = reads.buffer_unordered(READ_CONCURRENCY);
@@ -437,6 +442,37 @@ pub async fn read_receipts(
         store.get(&key, RECORD_MAX_BYTES).await?;
     }
     add_unlisted_objects(store, root, journal, &wanted).await
+}
+
+/// Reads the receipts of a window up to the highest revision; `None` if the first one does not exist. Only the facts are
+/// kept: an archive of years has more receipts than fit into memory.
+async fn read_facts(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    window: Window,
+    highest: u32,
+) -> Result<Option<ReceiptFacts>, RecordReadError> {
+    let mut facts: Option<ReceiptFacts> = None;
+    for revision in 0..=highest {
+        let key = root.key(&receipt_key(window, revision)).unwrap_or_default();
+        let bytes = get_document(store, &key, RECORD_MAX_BYTES, Receipt::SCHEMA).await?;
+        let Some(bytes) = bytes else {
+            return match highest {
+                0 => Ok(None),
+                _ => Err(RecordError::Missing { key }.into()),
+            };
+        };
+        let receipt = read_receipt(root, window, revision, &bytes)?;
+        let sha256 = Sha256Digest::of(&bytes);
+        match &mut facts {
+            None => facts = Some(ReceiptFacts::new(&receipt, sha256)),
+            Some(facts) => {
+                let added = facts.add_revision(window, &receipt, sha256);
+                added.map_err(|(expected, found)| RecordError::Inconsistent { key, expected, found })?;
+            }
+        }
+    }
+    Ok(facts)
 }
 
 /// Adds and reads the receipts of objects without one that exist although the listing leaves them out.
@@ -476,8 +512,8 @@ async fn add_unlisted_objects(
 ) -> Result<(), StoreError> {
     let absent = journal
         .absent_objects()
-        .filter(|window| wanted(*window))
-        .filter_map(|window| root.key(&Key::Events(window)));
+        .filter(|(window, _)| wanted(*window))
+        .filter_map(|(_, key)| root.key(&key));
     let found = find_unlisted(store, absent.collect::<Vec<_>>()).await?;
     for row in found {
         journal.add(root, &row);
@@ -485,7 +521,7 @@ async fn add_unlisted_objects(
     Ok(())
 }
 
-/// Reads the records of the wanted windows that state why a window is not stored as a whole: expired, split. A record
+/// Reads the records of the wanted windows that state why a window is not stored as a whole: late, expired, split. A record
 /// that cannot be read is removed from the journal: its key alone proves nothing.
 pub async fn read_negative_records(
     store: &dyn Store,
@@ -507,6 +543,22 @@ pub async fn read_negative_records(
         match record {
             Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
             None => journal.expired.remove(&window),
+        };
+    }
+    let unread = journal.late.iter().filter(|(_, facts)| facts.is_none());
+    let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
+    let reads = windows.map(|window| async move {
+        let record = read_negative::<LateRecord>(store, root, &Key::Late(window)).await?;
+        Ok::<_, StoreError>((window, record))
+    });
+    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (window, record) in found {
+        match record {
+            Some(record) => journal.late.insert(window, Some(LateFacts::new(record))),
+            None => journal.late.remove(&window),
         };
     }
     let days = journal.splits.iter().copied().filter(|day| wanted(*day));

@@ -36,6 +36,10 @@ pub struct WindowFacts {
     pub sha256: Option<Sha256Digest>,
     /// True if this process stored the window, false if it found it.
     pub stored_now: bool,
+    /// Number of the highest revision; 0: the first receipt.
+    pub revision: u32,
+    /// Events that came after the first receipt.
+    pub late_events: u64,
 }
 
 /// Facts of a receipt that decisions need.
@@ -51,6 +55,41 @@ pub struct ReceiptFacts {
     pub summary: WindowFacts,
     /// Facts for the manifest.
     pub proof: ReceiptProof,
+    /// Later revisions, oldest first, numbered from 1. The last one counts.
+    pub revisions: Vec<RevisionFacts>,
+}
+
+/// Facts of the receipt of a later revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionFacts {
+    /// Number of the revision.
+    pub revision: u32,
+    /// Number of the revision that stored the object of the receipt: the same, or an earlier one if only the service's
+    /// count is new.
+    pub object: u32,
+    /// For an hour: events that the service reported for its day.
+    pub day_reported: Option<u64>,
+    /// Time at which the object was stored, by the store's clock.
+    pub stored_at: Timestamp,
+    /// Facts of the full body.
+    pub summary: WindowFacts,
+    /// Facts for the manifest.
+    pub proof: ReceiptProof,
+    /// Events that no earlier revision has.
+    pub supplement: Option<SupplementFacts>,
+}
+
+/// A stored supplement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SupplementFacts {
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// Number of its events.
+    pub events: u64,
+    /// SHA-256 of the bytes.
+    pub sha256: Sha256Digest,
+    /// Version of the object, if the bucket keeps versions.
+    pub version_id: Option<Box<str>>,
 }
 
 /// Facts of a receipt that only a manifest needs.
@@ -102,19 +141,41 @@ impl FromStr for Sha256Digest {
     }
 }
 
-/// Reads the bytes of a receipt. Rejects one that does not describe the window of its key, or that contradicts itself.
-pub fn read_receipt(root: &ArchiveRoot, window: Window, bytes: &[u8]) -> Result<Receipt, RecordError> {
-    let key = root.key(&Key::Receipt(window)).unwrap_or_default();
+/// Returns the key of the receipt of a revision; 0: the first receipt.
+pub const fn receipt_key(window: Window, revision: u32) -> Key {
+    match revision {
+        0 => Key::Receipt(window),
+        revision => Key::RevisionReceipt(window, revision),
+    }
+}
+
+/// Returns the key of the full body of a revision; 0: the first object.
+pub const fn body_key(window: Window, revision: u32) -> Key {
+    match revision {
+        0 => Key::Events(window),
+        revision => Key::Revision(window, revision),
+    }
+}
+
+/// Reads the bytes of the receipt of a revision; 0: the first receipt. Rejects one that does not describe the window of
+/// its key, or that contradicts itself.
+pub fn read_receipt(
+    root: &ArchiveRoot,
+    window: Window,
+    revision: u32,
+    bytes: &[u8],
+) -> Result<Receipt, RecordError> {
+    let key = root.key(&receipt_key(window, revision)).unwrap_or_default();
     let receipt: Receipt = records::decode(&key, bytes)?;
     let clean = |text: String| sanitize(&text).into_owned();
-    if let Some((expected, found)) = misplaced(root, window, &receipt) {
+    if let Some((expected, found)) = misplaced(root, window, revision, &receipt) {
         return Err(RecordError::Misplaced {
             key,
             expected,
             found: clean(found),
         });
     }
-    if let Some((expected, found)) = contradiction(window, &receipt) {
+    if let Some((expected, found)) = contradiction(window, revision, &receipt) {
         return Err(RecordError::Inconsistent {
             key,
             expected,
@@ -146,6 +207,8 @@ impl ReceiptFacts {
             uncounted: receipt.uncounted.clone().map(Box::new),
             sha256: object.and_then(|object| object.sha256.parse().ok()),
             stored_now: false,
+            revision: receipt.revision,
+            late_events: 0,
         };
         Self {
             source: receipt.source.as_str().into(),
@@ -153,7 +216,127 @@ impl ReceiptFacts {
             stored_at: receipt.stored_at,
             summary,
             proof,
+            revisions: Vec::new(),
         }
+    }
+
+    /// Returns the facts of the highest revision.
+    pub fn current(&self) -> &WindowFacts {
+        self.revisions.last().map_or(&self.summary, |last| &last.summary)
+    }
+
+    /// Returns the number of the highest revision.
+    pub fn revision(&self) -> u32 {
+        self.revisions.last().map_or(0, |last| last.revision)
+    }
+
+    /// Returns the number of the revision that stored the object of the highest revision.
+    pub fn current_object(&self) -> u32 {
+        self.revisions.last().map_or(0, |last| last.object)
+    }
+
+    /// Returns the time at which the highest revision was stored, by the store's clock.
+    pub fn current_stored_at(&self) -> Timestamp {
+        self.revisions
+            .last()
+            .map_or(self.stored_at, |last| last.stored_at)
+    }
+
+    /// For an hour: returns the highest count of its day that any revision states.
+    pub fn current_day_reported(&self) -> Option<u64> {
+        let later = self.revisions.iter().map(|later| later.day_reported);
+        later.fold(self.day_reported, Option::max)
+    }
+
+    /// Returns the events that came after the first receipt.
+    pub fn late_events(&self) -> u64 {
+        let supplements = self
+            .revisions
+            .iter()
+            .filter_map(|later| later.supplement.as_ref());
+        supplements.fold(0, |sum, supplement| sum.saturating_add(supplement.events))
+    }
+
+    /// Returns the size of all objects with events that readers see: the first one and the supplements.
+    pub fn stored_bytes(&self) -> u64 {
+        let supplements = self
+            .revisions
+            .iter()
+            .filter_map(|later| later.supplement.as_ref());
+        supplements.fold(self.summary.bytes, |sum, supplement| {
+            sum.saturating_add(supplement.bytes)
+        })
+    }
+
+    /// Returns the facts for status and reports: those of the highest revision, with the size of all objects that readers
+    /// see.
+    pub fn reported_facts(&self) -> WindowFacts {
+        WindowFacts {
+            bytes: self.stored_bytes(),
+            late_events: self.late_events(),
+            ..self.current().clone()
+        }
+    }
+
+    /// Adds the receipt of the next revision. `sha256`: digest of its stored bytes. Returns the expected and the actual
+    /// value if it does not continue the earlier ones.
+    pub fn add_revision(
+        &mut self,
+        window: Window,
+        receipt: &Receipt,
+        sha256: Sha256Digest,
+    ) -> Result<(), (String, String)> {
+        let next = self.revision() + 1;
+        if receipt.revision != next {
+            return Err((
+                format!("revision {next}"),
+                format!("revision {}", receipt.revision),
+            ));
+        }
+        if *self.source != *receipt.source {
+            return Err((
+                format!("source {}", self.source),
+                format!("source {}", receipt.source),
+            ));
+        }
+        let late = receipt.supplement_events.unwrap_or(0);
+        let sum = self.current().events.saturating_add(late);
+        if receipt.events != sum {
+            return Err((
+                format!("{sum} events: those of revision {} and the supplement", next - 1),
+                format!("{} events", receipt.events),
+            ));
+        }
+        let key = receipt.object.as_ref().map(|object| object.key.as_str());
+        let own = Key::Revision(window, next).relative();
+        let object = if key == own.as_deref() {
+            next
+        } else {
+            self.current_object()
+        };
+        let facts = Self::new(receipt, sha256);
+        if object != next && facts.summary.sha256 != self.current().sha256 {
+            return Err((
+                format!("the object of revision {next} or {object}"),
+                format!("object {}", key.unwrap_or_default()),
+            ));
+        }
+        let supplement = receipt.supplement.as_ref().map(|supplement| SupplementFacts {
+            bytes: supplement.bytes,
+            events: late,
+            sha256: supplement.sha256.parse().unwrap_or_default(),
+            version_id: supplement.version_id.as_deref().map(Into::into),
+        });
+        self.revisions.push(RevisionFacts {
+            revision: next,
+            object,
+            day_reported: facts.day_reported,
+            stored_at: facts.stored_at,
+            summary: facts.summary,
+            proof: facts.proof,
+            supplement,
+        });
+        Ok(())
     }
 
     /// Extracts the facts of a receipt from an entry of a manifest. `day_reported`: for an hour of a split day, the report
@@ -184,6 +367,8 @@ impl ReceiptFacts {
                 uncounted: entry.uncounted.clone().map(Box::new),
                 sha256,
                 stored_now: false,
+                revision: 0,
+                late_events: 0,
             },
             proof: ReceiptProof {
                 sha256: entry.receipt.sha256.parse().ok()?,
@@ -192,12 +377,24 @@ impl ReceiptFacts {
                 decompressed_bytes: entry.decompressed_bytes,
                 version_id: object.and_then(|object| object.version_id.as_deref().map(Into::into)),
             },
+            revisions: Vec::new(),
         })
     }
 }
 
 /// Compares a receipt with its key. Returns the expected and the actual value if they differ.
-fn misplaced(root: &ArchiveRoot, window: Window, receipt: &Receipt) -> Option<(String, String)> {
+fn misplaced(
+    root: &ArchiveRoot,
+    window: Window,
+    revision: u32,
+    receipt: &Receipt,
+) -> Option<(String, String)> {
+    if revision > 0 && receipt.revision != revision {
+        return Some((
+            format!("revision {revision}"),
+            format!("revision {}", receipt.revision),
+        ));
+    }
     if receipt.window != window.to_string() {
         return Some((format!("window {window}"), format!("window {}", receipt.window)));
     }
@@ -236,9 +433,13 @@ fn format_range(range: RangeRecord) -> String {
 }
 
 /// Checks a receipt for values that an export never writes. Returns the expected and the actual value.
-fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> {
+fn contradiction(window: Window, revision: u32, receipt: &Receipt) -> Option<(String, String)> {
     let differs = |expected: &str, found: String| Some((expected.to_owned(), found));
+    if let Some((expected, found)) = supplement_contradiction(window, revision, receipt) {
+        return Some((expected, found));
+    }
     match &receipt.object {
+        None if revision > 0 => differs("an object in the receipt of a later revision", "none".to_owned()),
         None if receipt.uncounted.is_some() => differs(
             "no field uncounted without an object",
             "a field uncounted".to_owned(),
@@ -251,10 +452,10 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
             format!("verdict {:?}", receipt.verdict),
         ),
         None => None,
-        Some(object) if object.key != Key::Events(window).relative().unwrap_or_default() => Some((
-            format!("object {}", Key::Events(window).relative().unwrap_or_default()),
-            format!("object {}", object.key),
-        )),
+        Some(object) if !is_body_key(window, revision, &object.key) => {
+            let own = body_key(window, revision).relative().unwrap_or_default();
+            Some((format!("object {own}"), format!("object {}", object.key)))
+        }
         Some(object) if object.sha256.parse::<Sha256Digest>().is_err() => differs(
             "64 hexadecimal digits of SHA-256",
             format!("\"{}\"", object.sha256),
@@ -291,6 +492,50 @@ fn contradiction(window: Window, receipt: &Receipt) -> Option<(String, String)> 
             ))
         }
     }
+}
+
+/// Returns true if a key is that of the body of a revision, or of an earlier one: a revision may only state a new count.
+fn is_body_key(window: Window, revision: u32, key: &str) -> bool {
+    match ArchiveRoot::from_prefix("").parse(key) {
+        Key::Events(other) => other == window,
+        Key::Revision(other, earlier) => other == window && earlier <= revision,
+        _ => false,
+    }
+}
+
+/// Checks the supplement of a receipt. Returns the expected and the actual value.
+fn supplement_contradiction(window: Window, revision: u32, receipt: &Receipt) -> Option<(String, String)> {
+    let events = receipt.supplement_events.unwrap_or(0);
+    let Some(supplement) = &receipt.supplement else {
+        return (events > 0).then(|| {
+            (
+                "0 supplementEvents without a supplement".to_owned(),
+                format!("{events} supplementEvents"),
+            )
+        });
+    };
+    let key = Key::Supplement(window, revision).relative();
+    let key = key
+        .filter(|_| revision > 0)
+        .unwrap_or_else(|| "nothing".to_owned());
+    if supplement.key != key {
+        return Some((
+            format!("supplement {key}"),
+            format!("supplement {}", supplement.key),
+        ));
+    }
+    if supplement.sha256.parse::<Sha256Digest>().is_err() {
+        return Some((
+            "64 hexadecimal digits of SHA-256".to_owned(),
+            format!("\"{}\"", supplement.sha256),
+        ));
+    }
+    (events == 0).then(|| {
+        (
+            "supplementEvents with a supplement".to_owned(),
+            "0 supplementEvents".to_owned(),
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The documents of the journal: attempt, session, prepared, receipt, expired, split. No I/O.
+//! The documents of the journal: attempt, session, prepared, receipt, late, expired, split. No I/O.
 //!
 //! Each document states the name and version of its schema; a reader rejects an unknown version. Unknown fields are
 //! ignored, so that a later version can add some.
@@ -25,6 +25,10 @@ pub trait ArchiveRecord: Serialize + DeserializeOwned {
     const SCHEMA: &'static str;
     /// Returns the schema that the document states.
     fn schema(&self) -> &str;
+    /// Returns true if documents of a schema can be read.
+    fn reads(schema: &str) -> bool {
+        schema == Self::SCHEMA
+    }
 }
 
 /// A document that cannot be read.
@@ -70,6 +74,12 @@ pub enum RecordError {
         /// Value in the document.
         found: String,
     },
+    /// A receipt is missing between others.
+    #[error("{key} is missing, but a later revision has a receipt")]
+    Missing {
+        /// The object key.
+        key: String,
+    },
     /// The store refuses to return the document.
     #[error("cannot read {key}: {message}")]
     Refused {
@@ -93,6 +103,7 @@ impl RecordError {
             Self::Unreadable { .. }
             | Self::Misplaced { .. }
             | Self::Inconsistent { .. }
+            | Self::Missing { .. }
             | Self::Refused { .. } => Reason::ReceiptUnreadable,
             Self::UnsupportedSchema { .. } => Reason::UnsupportedSchema,
             Self::Archived { .. } => Reason::ObjectArchived,
@@ -105,6 +116,7 @@ impl RecordError {
             Self::Unreadable { .. } | Self::Refused { .. } => "Unreadable",
             Self::Misplaced { .. } => "Misplaced",
             Self::Inconsistent { .. } => "Inconsistent",
+            Self::Missing { .. } => "RevisionMissing",
             Self::UnsupportedSchema { .. } => "UnsupportedSchema",
             Self::Archived { .. } => "ObjectArchived",
         }
@@ -131,7 +143,7 @@ pub fn decode<R: ArchiveRecord>(key: &str, bytes: &[u8]) -> Result<R, RecordErro
         message: sanitize(&error.to_string()).into_owned(),
     };
     let header: SchemaHeader = serde_json::from_slice(bytes).map_err(unreadable)?;
-    if header.schema != R::SCHEMA {
+    if !R::reads(&header.schema) {
         return Err(RecordError::UnsupportedSchema {
             key: key.to_owned(),
             schema: R::SCHEMA,
@@ -298,8 +310,14 @@ pub struct Receipt {
     pub transfer_end: Option<String>,
     /// Number of times that the transfer was interrupted and resumed.
     pub resumes: u32,
-    /// Revision: 0; later supersets of a day have higher numbers.
+    /// Revision: 0; later supersets of a window have higher numbers.
     pub revision: u32,
+    /// Of a later revision: the events that no earlier revision has; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supplement: Option<ObjectRecord>,
+    /// Of a later revision: number of events in the supplement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supplement_events: Option<u64>,
     /// Time of the session request, by the store's clock.
     pub started_at: Timestamp,
     /// Time at which the object was stored, by the store's clock.
@@ -342,6 +360,38 @@ pub struct ExpiredRecord {
     pub software: String,
 }
 
+/// Record of late events of a stored window that the service reported and that could not be stored. A later receipt of the
+/// window supersedes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LateRecord {
+    /// `eventexport.io/late/v1`.
+    pub schema: String,
+    /// The source endpoint.
+    pub source: String,
+    /// Events that the archive has of the window.
+    pub stored: u64,
+    /// Events that the service reported last.
+    pub reported: u64,
+    /// Set if the service gave a later body that lacks stored events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<ChangedRecord>,
+    /// Time of the observation, by the store's clock.
+    pub seen_at: Timestamp,
+    /// Name and version of the software that wrote this document.
+    pub software: String,
+}
+
+/// A later body of a window that lacks stored events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangedRecord {
+    /// Events of the later body.
+    pub events: u64,
+    /// Stored events that it lacks.
+    pub missing: u64,
+}
+
 /// Record of a day that is exported by the hour because it timed out repeatedly or is too large.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -371,6 +421,7 @@ record!(
     Receipt = "eventexport.io/receipt/v1",
     PreparedRecord = "eventexport.io/prepared/v1",
     ExpiredRecord = "eventexport.io/expired/v1",
+    LateRecord = "eventexport.io/late/v1",
     SplitRecord = "eventexport.io/split/v1",
 );
 

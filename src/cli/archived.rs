@@ -94,9 +94,10 @@ pub fn archived_day(
         verdict: None,
     };
     for (_, facts) in coverage::counted_receipts(journal, coverage, day) {
-        archived.events = archived.events.saturating_add(facts.summary.events);
-        archived.bytes = archived.bytes.saturating_add(facts.summary.bytes);
-        let verdict = facts.summary.verdict;
+        let current = facts.current();
+        archived.events = archived.events.saturating_add(current.events);
+        archived.bytes = archived.bytes.saturating_add(facts.stored_bytes());
+        let verdict = current.verdict;
         archived.verdict = Some(
             archived
                 .verdict
@@ -170,6 +171,7 @@ pub mod tests {
             day_reported: None,
             stored_at: Timestamp::UNIX_EPOCH,
             proof: ReceiptProof::default(),
+            revisions: Vec::new(),
             summary: WindowFacts {
                 bytes: if object { 10 * events } else { 0 },
                 events,
@@ -178,6 +180,8 @@ pub mod tests {
                 uncounted: None,
                 sha256: object.then(Sha256Digest::default),
                 stored_now: false,
+                revision: 0,
+                late_events: 0,
             },
         }
     }

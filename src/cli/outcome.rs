@@ -88,8 +88,12 @@ pub struct StoredFacts {
     pub verdict: Verdict,
     /// SHA-256 of the object, if there is exactly one.
     pub sha256: Option<Sha256Digest>,
-    /// Number of receipts: 1, or up to 24 for a split day.
+    /// Number of windows: 1, or up to 24 for a split day.
     pub receipts: usize,
+    /// Highest number of a revision; 0: first receipts only.
+    pub revision: u32,
+    /// Events that came after the first receipts.
+    pub late_events: u64,
 }
 
 /// Result of a run for a window.
@@ -281,6 +285,8 @@ impl From<&WindowFacts> for StoredFacts {
             uncounted: _,
             sha256,
             stored_now: _,
+            revision,
+            late_events,
         } = facts.clone();
         Self {
             events,
@@ -289,6 +295,8 @@ impl From<&WindowFacts> for StoredFacts {
             verdict,
             sha256,
             receipts: 1,
+            revision,
+            late_events,
         }
     }
 }
@@ -305,6 +313,8 @@ impl StoredFacts {
             verdict: self.verdict.weaker(other.verdict),
             sha256: None,
             receipts: self.receipts + 1,
+            revision: self.revision.max(other.revision),
+            late_events: self.late_events.saturating_add(other.late_events),
         }
     }
 }
@@ -322,7 +332,7 @@ pub(crate) mod tests {
     use crate::archive::layout::ArchiveRoot;
     use crate::export::shard::Shard;
     use crate::export::snapshot::SessionFacts;
-    use crate::export::spec::RetryPolicy;
+    use crate::export::spec::{RecheckPolicy, RetryPolicy};
 
     pub(crate) fn export(days: i8) -> ExportSpec {
         ExportSpec {
@@ -340,6 +350,7 @@ pub(crate) mod tests {
             accepted_gaps: Vec::new(),
             abandoned_head: None,
             unsigned_receipts_before: None,
+            recheck: RecheckPolicy::WhileListed,
             holder: "h".to_owned(),
             holder_epoch: None,
             single_writer: true,
@@ -361,6 +372,8 @@ pub(crate) mod tests {
             uncounted: None,
             sha256: (events > 0).then_some(Sha256Digest([0xab; 32])),
             stored_now,
+            revision: 0,
+            late_events: 0,
         }
     }
 

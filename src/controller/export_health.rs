@@ -51,6 +51,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::ObjectAttributesRejected
         | Reason::TooLarge
         | Reason::Short
+        | Reason::DayChanged
         | Reason::EmptyUnproved
         | Reason::Expired
         | Reason::ForeignObject

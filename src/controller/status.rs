@@ -346,6 +346,8 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
         failed,
         events,
         bytes,
+        late_events,
+        grown: _,
         covered,
         missing,
         expired,
@@ -377,6 +379,8 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
     });
     next.events = large(events);
     next.bytes = large(bytes);
+    // Most exports have none.
+    next.late_events = large(late_events).filter(|late| *late > 0);
     // Leaves one item for the text that counts the omitted ranges.
     next.covered = covered.ranges(MAX_RANGES - 1);
     next.missing = missing.ranges(MAX_RANGES - 1);

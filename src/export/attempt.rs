@@ -4,7 +4,7 @@
 //! always.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -14,28 +14,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::commit::{
-    ATTEMPT_METADATA, CountComparison, ReceiptWrite, StagedObject, commit_empty, commit_object,
-};
+use super::commit::{CountComparison, ReceiptWrite, StagedObject, commit_empty, commit_object, publish_body};
 use super::failure::Failure;
 use super::journal_io::put_record;
 use super::observer::WindowResult;
 use super::open::{
     JournaledSessions, OpenAttempt, OpenFailure, OpenOutcome, discard_attempt, open_session, stopped,
 };
+use super::revision::{RevisionProgress, RevisionTarget, RevisionWrite, finish_revision};
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
 use crate::api::Reason;
-use crate::archive::counts::{DayListing, EmptyAnswer};
+use crate::archive::counts::{DayListing, EmptyAnswer, latest_count};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::ExpiredFacts;
+use crate::archive::receipt::body_key;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
 use crate::pipeline::copy::{CopyControl, CopyError, CopyProgress, copy};
 use crate::pipeline::part_pool::PartReservation;
 use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::{StagedBody, StoreSink, StoreSinkError, StoreTarget};
-use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions};
+use crate::storage::PutMode;
 use crate::tracker::{DownloadResponse, TransferEnd};
 
 /// Time until a window is tried again whose day, and every later one, the service does not list yet: 30 min.
@@ -50,6 +50,8 @@ pub(super) enum WindowOutcome {
     Covered,
     /// The service no longer has the window.
     Expired(ExpiredFacts),
+    /// The stored window was downloaded again and has no more events than before.
+    Unchanged,
 }
 
 /// State that an attempt leaves in the journal and at the service.
@@ -89,6 +91,10 @@ pub(super) struct PriorEvidence {
     pub(super) before_oldest_since: Option<Timestamp>,
     /// True if the last attempt failed because the data ended inside an event.
     pub(super) uncounted_before: bool,
+    /// Set if the window is stored and its day has late events: the revision to store.
+    pub(super) revision: Option<RevisionTarget>,
+    /// Reason of the last failure, with the count of the service that it observed.
+    pub(super) last_failure: Option<(Reason, Option<u64>)>,
     /// Sessions that the journal names, for the message of a full space.
     pub(super) journaled_sessions: Arc<JournaledSessions>,
 }
@@ -108,6 +114,10 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
     let report = run_attempt(ctx, window, prior).instrument(span).await;
     let end = match &report.outcome {
         Ok(WindowOutcome::Stored(receipt)) => match &receipt.object {
+            Some(object) if receipt.revision > 0 => WindowResult::Revised {
+                events: receipt.supplement_events.unwrap_or(0),
+                bytes: object.bytes,
+            },
             Some(object) => WindowResult::Stored {
                 events: receipt.events,
                 bytes: object.bytes,
@@ -115,6 +125,7 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
             None => WindowResult::Empty,
         },
         Ok(WindowOutcome::Covered) => WindowResult::Covered,
+        Ok(WindowOutcome::Unchanged) => WindowResult::Unchanged,
         Ok(WindowOutcome::Expired(_)) => WindowResult::Expired,
         Err(failure) if *failure == stopped() => WindowResult::Stopped,
         Err(failure) => WindowResult::Failed(failure.reason),
@@ -130,7 +141,8 @@ async fn run_attempt(ctx: &RunContext, window: Window, prior: PriorEvidence) -> 
         Err(failure) => return failure.into(),
     };
     let span = tracing::info_span!("session", attempt = Empty);
-    let opened = open_session(ctx, window, &prior.journaled_sessions);
+    let revision = prior.revision.as_ref().map_or(0, |target| target.number);
+    let opened = open_session(ctx, window, revision, &prior.journaled_sessions);
     let opened = match opened.instrument(span).await {
         Ok(OpenOutcome::Opened(opened)) => opened,
         Ok(OpenOutcome::Covered(leftover)) => {
@@ -209,6 +221,7 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt) -> Leftover {
         started_at: _,
         deadline: _,
         support: _,
+        revision: _,
         // Held until the end: recovery leaves the session alone until then.
         held: _held,
     } = opened;
@@ -255,6 +268,8 @@ pub(super) enum Step {
     Commit(Box<StagedObject>, ProofFacts, CountComparison),
     /// Write the receipt of a window without events.
     CommitEmpty(NoEvents, CountComparison),
+    /// Publish the later body of a stored window and its supplement, then write the receipt of the revision.
+    CommitRevision(Box<StagedObject>, ProofFacts, CountComparison),
     /// Record that the service no longer has the window.
     RecordExpired(NoEvents, Date),
     /// The attempt succeeded.
@@ -298,6 +313,9 @@ impl Attempt<'_> {
                 Step::Evaluate(staged) => self.evaluate(staged).await?,
                 Step::EvaluateEmpty(no_events) => self.evaluate_empty(no_events).await?,
                 Step::Commit(staged, proof, comparison) => self.commit(*staged, proof, comparison).await?,
+                Step::CommitRevision(staged, proof, comparison) => {
+                    self.commit_revision(*staged, proof, comparison).await?
+                }
                 Step::CommitEmpty(no_events, comparison) => self.commit_empty(no_events, comparison).await?,
                 Step::RecordExpired(no_events, oldest_listed) => {
                     self.record_expired(no_events.answer, oldest_listed).await?
@@ -370,7 +388,7 @@ impl Attempt<'_> {
             pool: &self.ctx.shared.pool,
             stop: &self.stop,
             needs_recovery: &self.opened.needs_recovery,
-            options: self.options(Crc64::of(b"")),
+            options: self.opened.publisher().options(),
         };
         let control = CopyControl {
             stop: &self.stop,
@@ -399,6 +417,40 @@ impl Attempt<'_> {
             self.opened.needs_recovery.store(true, Ordering::Relaxed);
         }
         committed.map(receipt_written)
+    }
+
+    async fn commit_revision(
+        &self,
+        staged: StagedObject,
+        proof: ProofFacts,
+        comparison: CountComparison,
+    ) -> Result<Step, Failure> {
+        let Some(target) = &self.prior.revision else {
+            return self.commit(staged, proof, comparison).await;
+        };
+        let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
+        // The bodies may exist without their receipt.
+        self.opened.needs_recovery.store(true, Ordering::Relaxed);
+        let published = publish_body(self.ctx, self.opened, staged, proof, comparison);
+        let receipt = published.instrument(span).await?;
+        let span = tracing::info_span!("supplement", revision = target.number);
+        let uploads_left = AtomicBool::new(false);
+        let progress = RevisionProgress {
+            attested: true,
+            needs_recovery: &uploads_left,
+            stop: &self.stop,
+        };
+        let finished = finish_revision(self.ctx, self.opened.id, target, receipt, &progress);
+        let finished = Box::pin(finished.instrument(span)).await?;
+        let left = uploads_left.into_inner();
+        self.opened.needs_recovery.store(left, Ordering::Relaxed);
+        match finished {
+            RevisionWrite::Finished(written) => Ok(receipt_written(written)),
+            RevisionWrite::Changed(changed) => {
+                let reported = latest_count(comparison.before, comparison.after);
+                Err(self.changed(changed, reported.or(comparison.of_day)).await)
+            }
+        }
     }
 
     async fn commit_empty(&self, no_events: NoEvents, comparison: CountComparison) -> Result<Step, Failure> {
@@ -459,27 +511,8 @@ impl Attempt<'_> {
     }
 
     fn key(&self) -> String {
-        self.ctx
-            .export
-            .root
-            .key(&Key::Events(self.window()))
-            .unwrap_or_default()
-    }
-
-    fn options(&self, crc64: Crc64) -> PutOptions {
-        let mode = if self.opened.support.complete {
-            PutMode::Create
-        } else {
-            PutMode::Overwrite
-        };
-        let metadata = vec![(ATTEMPT_METADATA.to_owned(), self.opened.id.to_string())];
-        PutOptions {
-            mode,
-            crc64,
-            metadata,
-            content_type: "application/gzip",
-            class: ObjectClass::Events,
-        }
+        let key = body_key(self.window(), self.opened.revision);
+        self.ctx.export.root.key(&key).unwrap_or_default()
     }
 }
 

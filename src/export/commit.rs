@@ -1,7 +1,7 @@
 //! Commit of a window: publishes the object, then writes its receipt, each once. I/O with the store.
 
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::Instrument as _;
 
@@ -14,7 +14,7 @@ use crate::api::Reason;
 use crate::archive::counts::{EmptyAnswer, Verdict};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::read;
-use crate::archive::receipt::Sha256Digest;
+use crate::archive::receipt::{Sha256Digest, body_key, receipt_key};
 use crate::archive::records::{
     ArchiveRecord, ObjectRecord, PreparedRecord, RangeRecord, Receipt, SOFTWARE, encode,
 };
@@ -23,7 +23,9 @@ use crate::pipeline::copy::Copied;
 use crate::pipeline::prover::hex;
 use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::StagedBody;
-use crate::storage::{Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError};
+use crate::storage::{
+    ConditionalSupport, Crc64, ObjectClass, ObjectInfo, PutMode, PutOptions, PutResult, Store, StoreError,
+};
 use crate::tracker::TransferEnd;
 
 /// User metadata that carries the receipt of a small object, so that the object can be adopted after a crash.
@@ -64,14 +66,34 @@ pub(super) async fn commit_object(
     proof: ProofFacts,
     comparison: CountComparison,
 ) -> Result<ReceiptWrite, Failure> {
+    let receipt = publish_body(ctx, opened, staged, proof, comparison).await?;
+    let store = &*ctx.peers.store;
+    let key = ctx
+        .export
+        .root
+        .key(&Key::Events(opened.id.window))
+        .unwrap_or_default();
+    let written = put_receipt(store, ctx, opened, receipt).await?;
+    if !(opened.support.put && opened.support.complete) {
+        check_not_overwritten(store, &key, &written).await?;
+    }
+    Ok(written)
+}
+
+/// Publishes the body of a window, or of a later revision of it, and returns its receipt, which is not written yet.
+pub(super) async fn publish_body(
+    ctx: &RunContext,
+    opened: &OpenAttempt,
+    staged: StagedObject,
+    proof: ProofFacts,
+    comparison: CountComparison,
+) -> Result<Receipt, Failure> {
     let store = &*ctx.peers.store;
     let export = &ctx.export;
-    let window = opened.id.window;
-    let Some(key) = export.root.key(&Key::Events(window)) else {
-        return Ok(ReceiptWrite::WrittenByOther);
-    };
+    let body = body_key(opened.id.window, opened.revision);
+    let key = export.root.key(&body).unwrap_or_default();
     let object = ObjectRecord {
-        key: key.strip_prefix(export.root.as_str()).unwrap_or(&key).to_owned(),
+        key: body.relative().unwrap_or_default(),
         version_id: None,
         bytes: staged.bytes,
         sha256: proof.sha256,
@@ -92,20 +114,20 @@ pub(super) async fn commit_object(
         StagedBody::InMemory(..) => None,
         StagedBody::Multipart(upload, _) => Some(upload.id.clone()),
     };
-    let mut metadata = receipt_metadata(&receipt);
+    // The receipt of a later revision names its supplement too, which does not exist yet: recovery completes it.
+    let mut metadata = match opened.revision {
+        0 => receipt_metadata(&receipt),
+        _ => Vec::new(),
+    };
     if upload_id.is_some() || metadata.is_empty() || ctx.peers.signing.available().is_some() {
-        put_prepared(ctx, opened, upload_id.unwrap_or_default(), &receipt).await?;
+        put_prepared(ctx, opened.id, upload_id.unwrap_or_default(), &receipt).await?;
     }
     metadata.push((ATTEMPT_METADATA.to_owned(), opened.id.to_string()));
-    let stored = publish_object(store, &key, staged, metadata, opened).await?;
+    let stored = publish_object(store, &key, staged, metadata, &opened.publisher()).await?;
     if let Some(object) = &mut receipt.object {
         object.version_id = stored.version_id;
     }
-    let written = put_receipt(store, ctx, opened, receipt).await?;
-    if !(opened.support.put && opened.support.complete) {
-        check_not_overwritten(store, &key, &written).await?;
-    }
-    Ok(written)
+    Ok(receipt)
 }
 
 /// Commits a window that is proved to have no events.
@@ -124,16 +146,16 @@ pub(super) async fn commit_empty(
         ..new_receipt(ctx, opened, end, comparison)
     };
     if ctx.peers.signing.available().is_some() {
-        put_prepared(ctx, opened, String::new(), &receipt).await?;
+        put_prepared(ctx, opened.id, String::new(), &receipt).await?;
     }
     put_receipt(store, ctx, opened, receipt).await
 }
 
 /// Records the receipt that an attempt is about to write, signed if there is a key: after a crash, recovery signs this
 /// receipt and no other.
-async fn put_prepared(
+pub(super) async fn put_prepared(
     ctx: &RunContext,
-    opened: &OpenAttempt,
+    id: AttemptId,
     upload_id: String,
     receipt: &Receipt,
 ) -> Result<(), Failure> {
@@ -147,16 +169,10 @@ async fn put_prepared(
             .map(|signature| hex(&signature)),
     };
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
-    put_record(
-        store,
-        root,
-        &Key::Prepared(opened.id),
-        &prepared,
-        PutMode::Overwrite,
-    )
-    .await
-    .map(drop)
-    .map_err(|error| Failure::from(&error))
+    put_record(store, root, &Key::Prepared(id), &prepared, PutMode::Overwrite)
+        .await
+        .map(drop)
+        .map_err(|error| Failure::from(&error))
 }
 
 fn new_receipt(
@@ -202,7 +218,9 @@ fn new_receipt(
         verdict: verdict.recorded(),
         transfer_end: end.map(|end| format!("{end:?}")),
         resumes: 0,
-        revision: 0,
+        revision: opened.revision,
+        supplement: None,
+        supplement_events: None,
         started_at: opened.started_at,
         stored_at: opened.started_at,
         software: SOFTWARE.to_owned(),
@@ -231,19 +249,48 @@ fn receipt_metadata(receipt: &Receipt) -> Vec<(String, String)> {
     }
 }
 
-async fn publish_object(
+/// Attempt that publishes objects.
+pub(super) struct Publisher<'a> {
+    /// The attempt.
+    pub(super) id: AttemptId,
+    /// Conditional writes that the store supports.
+    pub(super) support: ConditionalSupport,
+    /// Set if an upload may be left that could not be aborted.
+    pub(super) needs_recovery: &'a AtomicBool,
+}
+
+impl Publisher<'_> {
+    /// Returns the options to begin an upload with.
+    pub(super) fn options(&self) -> PutOptions {
+        let mode = if self.support.complete {
+            PutMode::Create
+        } else {
+            PutMode::Overwrite
+        };
+        PutOptions {
+            mode,
+            crc64: Crc64::of(b""),
+            metadata: vec![(ATTEMPT_METADATA.to_owned(), self.id.to_string())],
+            content_type: "application/gzip",
+            class: ObjectClass::Events,
+        }
+    }
+}
+
+/// Makes a staged object visible, if its key is absent. An equal object counts as published.
+pub(super) async fn publish_object(
     store: &dyn Store,
     key: &str,
     staged: StagedObject,
     metadata: Vec<(String, String)>,
-    opened: &OpenAttempt,
+    publisher: &Publisher<'_>,
 ) -> Result<PutResult, Failure> {
     let crc64 = staged.crc64;
     let small = matches!(staged.body, StagedBody::InMemory(..));
     let conditional = if small {
-        opened.support.put
+        publisher.support.put
     } else {
-        opened.support.complete
+        publisher.support.complete
     };
     let mode = if conditional {
         PutMode::Create
@@ -259,7 +306,8 @@ async fn publish_object(
     };
     let size = staged.bytes;
     if !conditional && let Some(found) = store.head(key).await.map_err(|error| Failure::from(&error))? {
-        return check_same_object(&found, size, crc64, opened.id, key);
+        abort_multipart(store, publisher, &staged.body).await;
+        return check_same_object(&found, size, crc64, publisher.id, key);
     }
     let committed = match &staged.body {
         StagedBody::InMemory(body, _) => {
@@ -281,18 +329,18 @@ async fn publish_object(
         _ => None,
     };
     if let Some(found) = found {
-        abort_multipart(store, opened, &staged.body).await;
-        return check_same_object(&found, size, crc64, opened.id, key);
+        abort_multipart(store, publisher, &staged.body).await;
+        return check_same_object(&found, size, crc64, publisher.id, key);
     }
-    abort_multipart(store, opened, &staged.body).await;
+    abort_multipart(store, publisher, &staged.body).await;
     Err(Failure::from(&error))
 }
 
-async fn abort_multipart(store: &dyn Store, opened: &OpenAttempt, body: &StagedBody) {
+async fn abort_multipart(store: &dyn Store, publisher: &Publisher<'_>, body: &StagedBody) {
     if let StagedBody::Multipart(upload, _) = body
         && let Err(error) = store.abort_upload(upload).await
     {
-        opened.needs_recovery.store(true, Ordering::Relaxed);
+        publisher.needs_recovery.store(true, Ordering::Relaxed);
         tracing::warn!(key = upload.key, %error, "cannot abort upload, recovery will retry");
     }
 }
@@ -356,9 +404,10 @@ pub(super) async fn sign_receipt(ctx: &RunContext, window: Window, receipt: &Rec
         return Ok(());
     };
     let document = encode(receipt);
-    let key = full_key(&ctx.export.root, &Key::ReceiptSignature(window, 0));
+    let revision = receipt.revision;
+    let key = full_key(&ctx.export.root, &Key::ReceiptSignature(window, revision));
     if write_signature(ctx, keys, &key, &document).await? == SignatureWrite::Signed {
-        let key = Key::Receipt(window).relative().unwrap_or_default();
+        let key = receipt_key(window, revision).relative().unwrap_or_default();
         ctx.record_attested(&key, &Sha256Digest::of(&document).to_string());
     }
     Ok(())
@@ -398,7 +447,11 @@ fn compare_receipts(existing: &Receipt, receipt: Receipt) -> ReceiptWrite {
 }
 
 /// Checks, on a store without conditional writes, that the object still matches its receipt.
-async fn check_not_overwritten(store: &dyn Store, key: &str, written: &ReceiptWrite) -> Result<(), Failure> {
+pub(super) async fn check_not_overwritten(
+    store: &dyn Store,
+    key: &str,
+    written: &ReceiptWrite,
+) -> Result<(), Failure> {
     let ReceiptWrite::Written(receipt) = written else {
         return Ok(());
     };

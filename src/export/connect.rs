@@ -8,7 +8,7 @@ use super::engine::Peers;
 use super::failure::Failure;
 use super::manifest::sign::{PREVIOUS_PUBLIC_KEYS, SIGNING_KEY, Signing, SigningKey, SigningKeys};
 use super::shard::Shard;
-use super::spec::{ExportSpec, HolderEpoch, RetryPolicy};
+use super::spec::{ExportSpec, HolderEpoch, RecheckPolicy, RetryPolicy};
 use crate::api::{
     self, CaSecretRef, CheckedSpec, EventExportSpec, FieldError, Remedy, S3Destination, SecretRef, Setting,
     SettingNames, Source,
@@ -109,6 +109,11 @@ pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> 
         accepted_gaps: checked.gaps.into_iter().map(accepted).collect(),
         abandoned_head: checked.abandoned_head.and_then(|text| text.parse().ok()),
         unsigned_receipts_before: checked.unsigned_receipts_before,
+        recheck: match &spec.recheck {
+            Some(api::RecheckSettings { enabled: false, .. }) => RecheckPolicy::Disabled,
+            Some(api::RecheckSettings { days: Some(days), .. }) => RecheckPolicy::Days(*days),
+            Some(api::RecheckSettings { days: None, .. }) | None => RecheckPolicy::WhileListed,
+        },
         holder: process_context.holder.clone(),
         holder_epoch: process_context.holder_epoch.clone(),
         single_writer: process_context.single_writer,

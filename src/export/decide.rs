@@ -15,13 +15,16 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
 use super::manifest::periods::periods;
-use super::retry_state::{RetryEntry, RetryState};
+use super::retry_state::{RECHECK_ATTEMPTS_MAX, RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use crate::api::Reason;
-use crate::archive::coverage::{self, Coverage, Damage, Expectation};
+use crate::archive::counts::DayListing;
+use crate::archive::coverage::{
+    self, Confirmation, Coverage, Damage, Expectation, Growth, ListingComparison,
+};
 use crate::archive::layout::{AttemptId, Key};
-use crate::archive::listing::{AttemptFacts, Journal, overlap};
-use crate::archive::records::{AttemptRecord, RangeRecord};
+use crate::archive::listing::{AttemptFacts, Journal, LateFacts, overlap};
+use crate::archive::records::{AttemptRecord, ChangedRecord, RangeRecord};
 use crate::archive::window::{HourSet, Window};
 
 /// Interval between bucket listings while other holders export windows: 5 min. They may finish long before
@@ -45,6 +48,10 @@ pub struct RunObservation<'a> {
     pub retry_state: &'a RetryState,
     /// Oldest day that the service lists now, if known.
     pub oldest_listed: Option<Date>,
+    /// Newest counts of the service, if they are known: stored days are compared with them.
+    pub counts: Option<&'a DayListing>,
+    /// True if it is time to ask for newer counts.
+    pub recheck_due: bool,
     /// Time of the last complete listing of the bucket.
     pub listed_at: Timestamp,
     /// Current time, by the local clock.
@@ -58,6 +65,12 @@ pub struct RunObservation<'a> {
 pub struct RunDecision {
     /// Windows to start now, oldest first.
     pub start: Vec<Window>,
+    /// Stored windows to download again now, because their day has late events; oldest first.
+    pub revise: Vec<Window>,
+    /// Windows whose newest count to confirm now by a receipt.
+    pub confirm: Vec<Confirmation>,
+    /// True if the service must be asked for its newest counts.
+    pub recheck: bool,
     /// Days to export by the hour from now on.
     pub split: Vec<Window>,
     /// Leftover attempts to recover now.
@@ -112,6 +125,10 @@ pub struct CoverageSummary {
     pub expired: HourSet,
     /// Wanted windows with data that does not count and that are not accepted as a gap.
     pub damaged: BTreeMap<Window, Damage>,
+    /// Stored days of which the service reports more events than the archive has.
+    pub grown: BTreeMap<Date, Growth>,
+    /// Stored windows whose later body lacks stored events.
+    pub changed: BTreeSet<Window>,
 }
 
 /// Returns the next actions for an observation.
@@ -119,6 +136,7 @@ pub fn decide(observation: &RunObservation<'_>) -> RunDecision {
     let mut builder = DecisionBuilder::new(observation);
     builder.plan_leftovers();
     builder.plan_windows();
+    builder.plan_recheck();
     builder.report_damage();
     builder.finish()
 }
@@ -128,6 +146,8 @@ struct DecisionBuilder<'a> {
     wanted: HourSet,
     coverage: Coverage,
     decision: RunDecision,
+    /// Number of windows that may start.
+    free: usize,
     backing_off: bool,
     /// True if the archive is of another source: then nothing is added to it.
     source_differs: bool,
@@ -157,6 +177,10 @@ impl<'a> DecisionBuilder<'a> {
             wanted: expectation.wanted,
             coverage,
             decision: RunDecision::default(),
+            free: observation
+                .export
+                .parallelism
+                .saturating_sub(observation.active.len()),
             backing_off,
             source_differs: observation
                 .journal
@@ -291,8 +315,7 @@ impl<'a> DecisionBuilder<'a> {
     }
 
     fn plan_windows(&mut self) {
-        let RunObservation { export, active, .. } = *self.observation;
-        let mut free = export.parallelism.saturating_sub(active.len());
+        let RunObservation { export, .. } = *self.observation;
         let mut next_settled: Option<(Window, Timestamp)> = None;
         let days: Vec<Window> = export.windows(self.observation.now).collect();
         for day in days {
@@ -312,7 +335,7 @@ impl<'a> DecisionBuilder<'a> {
                 }
                 continue;
             }
-            self.plan_due(day, &mut free);
+            self.plan_due(day);
         }
         if let Some(export_backoff) = self
             .observation
@@ -366,11 +389,9 @@ impl<'a> DecisionBuilder<'a> {
     }
 
     /// Plans a wanted window that is due and not covered: starts its missing windows, or reports why not.
-    fn plan_due(&mut self, day: Window, free: &mut usize) {
+    fn plan_due(&mut self, day: Window) {
         let RunObservation {
-            export,
             active,
-            in_progress,
             retry_state,
             journal,
             ..
@@ -400,41 +421,11 @@ impl<'a> DecisionBuilder<'a> {
             if self.coverage.expired.contains(window) {
                 continue;
             }
-            if let Some((_, other)) = journal
-                .attempts_by_others(window, &export.holder, self.observation.store_now)
-                .next()
-            {
+            if self.report_if_held_by_other(window) {
                 waits = true;
-                let message = format!(
-                    "{window} is held by {}, until {} at the latest",
-                    other.holder, other.deadline
-                );
-                let deadline = self.to_local_clock(other.deadline);
-                let relist_at = self
-                    .observation
-                    .listed_at
-                    .checked_add(HELD_RELIST_INTERVAL)
-                    .unwrap_or(deadline);
-                let at = if relist_at > self.observation.now {
-                    relist_at.min(deadline)
-                } else {
-                    deadline
-                };
-                self.retry_pending |= export.retry_policy == RetryPolicy::Forever;
-                self.add_problem(
-                    Reason::HeldByOther,
-                    message,
-                    Some(window),
-                    RetryClass::Wait(Some(at)),
-                    Some(at),
-                );
                 continue;
             }
-            let mut unrecovered = self.decision.recover.iter().chain(in_progress);
-            if journal.has_unreadable_attempt(window)
-                || journal.has_data_in(window)
-                || unrecovered.any(|id| overlap(id.window, window))
-            {
+            if journal.has_data_in(window) || self.has_leftovers(window) {
                 // Adopted, foreign, mismatched or recovered first: never downloaded next to existing data.
                 waits = true;
                 continue;
@@ -449,8 +440,8 @@ impl<'a> DecisionBuilder<'a> {
                 let wait = entry.is_some_and(|entry| matches!(entry.failure.class, RetryClass::Wait(_)));
                 failed |= !wait;
                 waits |= wait;
-            } else if !self.backing_off && *free > 0 {
-                *free -= 1;
+            } else if !self.backing_off && self.free > 0 {
+                self.free -= 1;
                 self.decision.start.push(window);
             } else {
                 waits = true;
@@ -458,6 +449,186 @@ impl<'a> DecisionBuilder<'a> {
         }
         self.decision.coverage.failed += u64::from(failed);
         self.decision.coverage.waiting += u64::from(waits && !failed);
+    }
+
+    /// Returns true, and reports it, if another holder may be working on a window.
+    fn report_if_held_by_other(&mut self, window: Window) -> bool {
+        let RunObservation {
+            export,
+            journal,
+            store_now,
+            listed_at,
+            now,
+            ..
+        } = *self.observation;
+        let Some((_, other)) = journal
+            .attempts_by_others(window, &export.holder, store_now)
+            .next()
+        else {
+            return false;
+        };
+        let message = format!(
+            "{window} is held by {}, until {} at the latest",
+            other.holder, other.deadline
+        );
+        let deadline = self.to_local_clock(other.deadline);
+        let relist_at = listed_at.checked_add(HELD_RELIST_INTERVAL).unwrap_or(deadline);
+        let at = if relist_at > now {
+            relist_at.min(deadline)
+        } else {
+            deadline
+        };
+        self.retry_pending |= export.retry_policy == RetryPolicy::Forever;
+        self.add_problem(
+            Reason::HeldByOther,
+            message,
+            Some(window),
+            RetryClass::Wait(Some(at)),
+            Some(at),
+        );
+        true
+    }
+
+    /// True if an attempt at a window, or at a part of it, must be recovered first.
+    fn has_leftovers(&self, window: Window) -> bool {
+        let RunObservation {
+            journal, in_progress, ..
+        } = *self.observation;
+        let mut unrecovered = self.decision.recover.iter().chain(in_progress);
+        journal.has_unreadable_attempt(window) || unrecovered.any(|id| overlap(id.window, window))
+    }
+
+    /// Compares the stored days with the newest counts of the service, and plans to download those that have grown.
+    fn plan_recheck(&mut self) {
+        let RunObservation {
+            export,
+            journal,
+            counts,
+            recheck_due,
+            now,
+            ..
+        } = *self.observation;
+        if self.source_differs {
+            return;
+        }
+        let accepted = |window: &Window| !self.is_accepted(*window) && self.wanted.intersects(*window);
+        let changed: Vec<_> = coverage::changed_windows(journal, Some(&export.source))
+            .filter(|(window, ..)| accepted(window))
+            .collect();
+        for (window, stored, late) in changed {
+            self.report_changed(window, stored, &late);
+        }
+        let stored = self.coverage.covered.intersection(&self.wanted);
+        let stored = stored.days().any(|(day, _)| export.rechecks(day, now));
+        self.decision.recheck = recheck_due && stored;
+        self.report_recheck_failure();
+        let Some(counts) = counts else { return };
+        let rechecks = |day| export.rechecks(day, now);
+        let ListingComparison { grown, confirmed } =
+            coverage::compare_with_listing(journal, &export.source, counts, rechecks);
+        for (date, growth) in &grown {
+            self.plan_revision(*date, growth);
+        }
+        self.decision.confirm = confirmed
+            .into_iter()
+            .filter(|confirmation| !self.backing_off && !self.has_leftovers(confirmation.window))
+            .filter(|confirmation| !self.is_confirmation_delayed(confirmation.window))
+            .collect();
+        self.decision.coverage.grown = grown;
+    }
+
+    /// Reports that the service does not give its newest counts, once no attempt is left: a run that has an end must not
+    /// take the stored days for complete. The operator asks again a day later.
+    fn report_recheck_failure(&mut self) {
+        let RunObservation {
+            retry_state, export, ..
+        } = *self.observation;
+        let Some(entry) = &retry_state.recheck else { return };
+        if entry.failure_count < RECHECK_ATTEMPTS_MAX {
+            self.retry_pending = true;
+        } else if export.retry_policy != RetryPolicy::Forever {
+            let message = format!(
+                "cannot compare the stored days with the newest counts of the service: {}; set spec.recheck.enabled to \
+                 false if late events are not wanted",
+                entry.failure.describe(&export.setting_names)
+            );
+            self.add_problem(entry.failure.reason, message, None, RetryClass::Retry(None), None);
+        }
+    }
+
+    /// True if a window has a failure to wait for, or is in work.
+    fn is_confirmation_delayed(&self, window: Window) -> bool {
+        let RunObservation {
+            active,
+            retry_state,
+            export,
+            now,
+            ..
+        } = *self.observation;
+        let failed = retry_state.windows.get(&window);
+        let waits = |entry: &RetryEntry| entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy);
+        active.iter().any(|running| overlap(*running, window)) || failed.is_some_and(waits)
+    }
+
+    /// Plans to download the windows of a day with late events, or reports why not.
+    fn plan_revision(&mut self, date: Date, growth: &Growth) {
+        let RunObservation {
+            active,
+            retry_state,
+            journal,
+            ..
+        } = *self.observation;
+        let mut tried = true;
+        for &window in &growth.windows {
+            if retry_state.rechecked.get(&window) == Some(&growth.reported) {
+                continue;
+            }
+            tried = false;
+            let changed = |late: &LateFacts| late.changed.is_some() && late.reported == growth.reported;
+            let known = journal.late.get(&window).and_then(Option::as_ref);
+            if known.is_some_and(changed) || active.iter().any(|running| overlap(*running, window)) {
+                continue;
+            }
+            if self.report_if_held_by_other(window) || self.has_leftovers(window) {
+                continue;
+            }
+            self.has_due = true;
+            if self.report_if_backing_off(window) {
+                continue;
+            }
+            if !self.backing_off && self.free > 0 {
+                self.free -= 1;
+                self.decision.revise.push(window);
+            }
+        }
+        if tried {
+            let Growth { stored, reported, .. } = growth;
+            let message = format!(
+                "{date}: {stored} events are stored, and the service reports {reported}, but its hours, downloaded again, have no more"
+            );
+            let day = Some(Window::day(date));
+            self.add_problem(Reason::Short, message, day, RetryClass::Manual, None);
+        }
+    }
+
+    /// Reports a window whose later body lacks stored events.
+    fn report_changed(&mut self, window: Window, stored: u64, late: &LateFacts) {
+        let Some(ChangedRecord { events, missing }) = late.changed else {
+            return;
+        };
+        let message = format!(
+            "{window}: {stored} events are stored; the service now reports {}, and sends {events} that lack {missing} of \
+             the stored ones; nothing was replaced",
+            late.reported
+        );
+        self.add_problem(
+            Reason::DayChanged,
+            message,
+            Some(window),
+            RetryClass::Manual,
+            None,
+        );
+        self.decision.coverage.changed.insert(window);
     }
 
     /// Windows to export for a day: the day itself if no hour of it is covered and it was not split, otherwise
@@ -492,6 +663,8 @@ impl<'a> DecisionBuilder<'a> {
             .filter(|(window, damage)| match damage {
                 // Reported above; adopted or reported as foreign.
                 Damage::OtherSource(_) | Damage::Orphaned => false,
+                // Reported as a failure, or downloaded again.
+                Damage::Short { .. } if self.is_revised(**window) => false,
                 _ => {
                     let covered = self.coverage.covered.contains(**window);
                     self.wanted.intersects(**window) && !covered && !self.is_accepted(**window)
@@ -508,6 +681,21 @@ impl<'a> DecisionBuilder<'a> {
         for (window, reason, message) in damaged {
             self.add_problem(reason, message, Some(window), RetryClass::Manual, None);
         }
+    }
+
+    /// True if a window is downloaded again, or waits for that.
+    fn is_revised(&self, window: Window) -> bool {
+        let RunObservation {
+            retry_state, active, ..
+        } = *self.observation;
+        let failed = retry_state.windows.get(&window);
+        let reported = failed.is_some_and(|entry| self.has_problem(window, entry.failure.reason));
+        reported || active.contains(&window) || self.decision.revise.contains(&window)
+    }
+
+    fn has_problem(&self, window: Window, reason: Reason) -> bool {
+        let mut problems = self.decision.problems.iter();
+        problems.any(|problem| problem.window == Some(window) && problem.reason == reason)
     }
 
     fn finish(mut self) -> RunDecision {
@@ -548,6 +736,9 @@ impl<'a> DecisionBuilder<'a> {
         let open_attempts = own_attempts.map(|(id, _)| id).chain(in_progress).copied();
         self.decision.open_attempts = open_attempts.collect();
         self.decision.finished = self.decision.coverage.missing.is_empty()
+            && self.decision.coverage.grown.is_empty()
+            && self.decision.coverage.changed.is_empty()
+            && self.decision.confirm.is_empty()
             && active.is_empty()
             && self.decision.open_attempts.is_empty();
         self.decision.complete =
@@ -559,6 +750,9 @@ impl<'a> DecisionBuilder<'a> {
             && decision.seal.is_none()
             && in_progress.is_empty()
             && decision.start.is_empty()
+            && decision.revise.is_empty()
+            && decision.confirm.is_empty()
+            && !decision.recheck
             && decision.recover.is_empty()
             && decision.split.is_empty()
             && decision.adopt.is_empty();
@@ -594,6 +788,7 @@ impl<'a> DecisionBuilder<'a> {
         } else {
             let due = periods(export, now).into_iter().find(|period| {
                 !retry_state.sealed.contains(period)
+                    && !self.decision.revise.iter().any(|window| period.contains(*window))
                     && self.has_no_open_session(*period)
                     && self.is_fully_covered(*period)
             });
@@ -728,6 +923,6 @@ pub(super) fn other_hours_events(journal: &Journal, export: &ExportSpec, window:
     }
     let others = Window::split(window.date()).filter(|other| *other != window);
     let receipts = others.filter_map(|other| coverage::valid_receipt(journal, other, Some(&export.source)));
-    let events = receipts.map(|receipt| receipt.summary.events);
+    let events = receipts.map(|receipt| receipt.current().events);
     Some(events.fold(0, u64::saturating_add))
 }

@@ -4,9 +4,10 @@
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, NoEvents, Step};
+use super::attempt::{Attempt, NoEvents, Step, WindowOutcome};
 use super::commit::{CountComparison, StagedObject};
 use super::failure::{Failure, Observed, RetryClass};
+use super::revision::{LaterBody, RevisionTarget};
 use super::run_context::RunContext;
 use crate::api::Reason;
 use crate::archive::counts::{
@@ -27,7 +28,12 @@ impl Attempt<'_> {
         let next = match staged.proof.clone() {
             Some(proof) if proof.stats.events.events > 0 || proof.stats.events.uncounted.is_some() => {
                 match self.compare(&staged, &proof).await {
-                    Ok(comparison) => return Ok(Step::Commit(staged, proof, comparison)),
+                    Ok(comparison) => match self.evaluate_later_body(proof.stats.events, comparison).await {
+                        Ok(LaterBody::None) => return Ok(Step::Commit(staged, proof, comparison)),
+                        Ok(LaterBody::Grown) => return Ok(Step::CommitRevision(staged, proof, comparison)),
+                        Ok(LaterBody::Unchanged) => Ok(Step::Done(WindowOutcome::Unchanged)),
+                        Err(failure) => Err(failure),
+                    },
                     Err(failure) => Err(failure),
                 }
             }
@@ -51,7 +57,10 @@ impl Attempt<'_> {
             .into_iter()
             .filter_map(|shortfall| self.refusal(shortfall, events));
         if let Some(failure) = refusals.next() {
-            return Err(failure);
+            return Err(match failure.observed {
+                Some(Observed::Count(reported)) => self.not_given(failure, reported).await,
+                _ => failure,
+            });
         }
         self.check_deadline()?;
         Ok(comparison)
@@ -135,11 +144,16 @@ impl Attempt<'_> {
             window: self.window(),
             session_readable,
             listing: listing.as_deref(),
-            other_hours: self.prior.other_hours,
+            // The other hours of a day with late events may lack them too.
+            other_hours: self.prior.other_hours.filter(|_| self.prior.revision.is_none()),
         };
         let window = self.window();
         self.check_deadline()?;
-        match counts::evaluate_empty(&evidence) {
+        let verdict = counts::evaluate_empty(&evidence);
+        if let Some(target) = &self.prior.revision {
+            return self.evaluate_later_silence(target, verdict, no_events).await;
+        }
+        match verdict {
             EmptyVerdict::Proved => {
                 let comparison = self.counts_of_empty(listing.as_deref());
                 Ok(Step::CommitEmpty(no_events, comparison))
@@ -171,6 +185,42 @@ impl Attempt<'_> {
             EmptyVerdict::Unproved(reason) => {
                 let message = format!(
                     "{window}: the service returned no events ({answer:?}), and {reason}: wait for the retry, or accept the gap in spec.acceptedGaps"
+                );
+                Err(Failure::retry(Reason::EmptyUnproved, message))
+            }
+        }
+    }
+
+    /// Evaluates an answer without events for a stored window.
+    async fn evaluate_later_silence(
+        &self,
+        target: &RevisionTarget,
+        verdict: EmptyVerdict,
+        no_events: NoEvents,
+    ) -> Result<Step, Failure> {
+        let (window, answer) = (self.window(), no_events.answer);
+        match verdict {
+            _ if target.events == 0 && window.hour_of_day().is_some() => {
+                Ok(Step::Done(WindowOutcome::Unchanged))
+            }
+            EmptyVerdict::Short(reported) => {
+                let message = format!("{window}: downloaded no events, but the service reports {reported}");
+                let failure = Failure::retry(Reason::Short, message).with_observed(Observed::Count(reported));
+                Err(self.not_given(failure, reported).await)
+            }
+            EmptyVerdict::BeforeOldest(oldest) => {
+                let message = format!(
+                    "{window}: the service reported {} events, returned none ({answer:?}), and the oldest day that it lists is {oldest}",
+                    target.reported
+                );
+                let failure =
+                    Failure::retry(Reason::Short, message).with_observed(Observed::Count(target.reported));
+                Err(self.not_given(failure, target.reported).await)
+            }
+            EmptyVerdict::Proved | EmptyVerdict::ShortOfDay { .. } | EmptyVerdict::Unproved(_) => {
+                let message = format!(
+                    "{window}: {} events are stored, and the service returned none ({answer:?}): wait for the retry",
+                    target.events
                 );
                 Err(Failure::retry(Reason::EmptyUnproved, message))
             }

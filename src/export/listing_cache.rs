@@ -21,6 +21,10 @@ use crate::tracker::{Day, LISTING_DAYS_MAX, Tracker, TrackerError};
 /// Maximum age of a listing that counts as "before" the download: 10 min.
 const BEFORE_MAX_AGE: Duration = Duration::from_mins(10);
 
+/// Number of ranges without a listed day, one after another, after which no older days are listed: 45 days, longer than
+/// the service keeps events.
+const EMPTY_RANGES_MAX: usize = 3;
+
 /// Days that an export lists.
 #[derive(Clone, Debug)]
 pub(super) struct ListedDays {
@@ -165,10 +169,34 @@ impl ListingCache {
         Ok(cached.merged(None))
     }
 
-    /// Lists all days if the last listing of them is too old, or in any case `again`.
-    pub(super) async fn refresh(&self, again: bool) -> Result<(), Failure> {
+    /// Lists all days if the last listing of them is too old, or in any case `again`. Returns `None` if the service refuses
+    /// to list any of them.
+    pub(super) async fn refresh(&self, again: bool) -> Result<Option<Arc<DayListing>>, Failure> {
         let max_age = if again { Duration::ZERO } else { self.max_age };
-        self.all_since(earlier(max_age)).await.map(drop)
+        self.all_since(earlier(max_age)).await
+    }
+
+    /// Lists the latest days of the export that the service has, the newest range first: it stops after as many days
+    /// without an entry as the service keeps events at most. Returns `None` if the service refuses to list any of them.
+    pub(super) async fn latest(&self, again: bool) -> Result<Option<Arc<DayListing>>, Failure> {
+        let since = earlier(if again { Duration::ZERO } else { BEFORE_MAX_AGE });
+        let today = (self.clock)().to_zoned(jiff::tz::TimeZone::UTC).date();
+        let last = self.days.last.unwrap_or(today).max(self.days.first);
+        let mut starts: Vec<Date> = range_starts(self.days.first, last).collect();
+        starts.reverse();
+        let mut cached = self.cached.lock().await;
+        let (mut days, mut empty) = (Vec::new(), 0);
+        for start in starts {
+            self.refresh_range(&mut cached, start, since).await?;
+            let listed = cached.ranges.get(&start).and_then(|range| range.days.as_ref());
+            let Some(listed) = listed else { return Ok(None) };
+            empty = if listed.is_empty() { empty + 1 } else { 0 };
+            days.extend(listed.iter().cloned());
+            if empty >= EMPTY_RANGES_MAX {
+                break;
+            }
+        }
+        Ok(Some(Arc::new(DayListing::new(days))))
     }
 
     /// Returns the days to list at this time.

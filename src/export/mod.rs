@@ -1,7 +1,8 @@
 //! The engine: windows → decide → transfer → receipt; recovery, manifests.
 //!
 //! Reading order: `spec`, `retry_state`, `decide` (decisions, no I/O), `run` (the loop, with `active_work` and
-//! `task_events`), `attempt` with `open`, `evaluate`, `commit` (one window), `recovery` (after a crash), `manifest` (the
+//! `task_events`), `attempt` with `open`, `evaluate`, `commit`,
+//! `revision` (one window), `recovery` (after a crash), `manifest` (the
 //! statement of a period), `engine` (the public entrance).
 
 mod active_work;
@@ -22,6 +23,7 @@ mod open;
 mod recovery;
 mod release;
 pub mod retry_state;
+mod revision;
 mod run;
 mod run_context;
 pub mod shard;

@@ -16,6 +16,15 @@ pub enum WindowResult {
         /// Bytes of the object.
         bytes: u64,
     },
+    /// Late events of a stored window were stored.
+    Revised {
+        /// Late events.
+        events: u64,
+        /// Bytes of the full body.
+        bytes: u64,
+    },
+    /// A stored window was downloaded again and has no more events than before.
+    Unchanged,
     /// The window was proved to have no events.
     Empty,
     /// Another holder stored it meanwhile.

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
 
 use super::attempt::Leftover;
+use super::commit::Publisher;
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{load_conflicts, put_record, record_options};
 use super::recovery::delete_attempt_keys;
@@ -16,6 +17,7 @@ use super::task_events::TaskEvent;
 use crate::api::Reason;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::overlap;
+use crate::archive::receipt::receipt_key;
 use crate::archive::records::{self, ArchiveRecord, AttemptRecord, SessionRecord};
 use crate::archive::window::Window;
 use crate::session::budget::HeldSession;
@@ -37,6 +39,19 @@ pub(super) struct OpenAttempt {
     pub(super) deadline: tokio::time::Instant,
     pub(super) support: ConditionalSupport,
     pub(super) held: HeldSession,
+    /// Number of the revision that the attempt stores; 0: the first receipt.
+    pub(super) revision: u32,
+}
+
+impl OpenAttempt {
+    /// Returns the attempt as the publisher of objects.
+    pub(super) const fn publisher(&self) -> Publisher<'_> {
+        Publisher {
+            id: self.id,
+            support: self.support,
+            needs_recovery: &self.needs_recovery,
+        }
+    }
 }
 
 /// Result of opening a session.
@@ -70,6 +85,7 @@ pub(super) type JournaledSessions = BTreeMap<String, SessionHolder>;
 pub(super) async fn open_session(
     ctx: &RunContext,
     window: Window,
+    revision: u32,
     journaled: &JournaledSessions,
 ) -> Result<OpenOutcome, OpenFailure> {
     let _opening = tokio::select! {
@@ -135,7 +151,7 @@ pub(super) async fn open_session(
             leftover: Some(discard_attempt(ctx, id, None).await),
         });
     }
-    let (failure, left) = match create_session(ctx, id, &attempt, &open_before).await {
+    let (failure, left) = match create_session(ctx, id, revision, &attempt, &open_before).await {
         Ok(Some((session, support))) => {
             let held = ctx.budget.hold(session.id(), &export.name);
             return Ok(OpenOutcome::Opened(Box::new(OpenAttempt {
@@ -146,6 +162,7 @@ pub(super) async fn open_session(
                 deadline,
                 support,
                 held,
+                revision,
             })));
         }
         Ok(None) => return Ok(OpenOutcome::Covered(discard_attempt(ctx, id, None).await)),
@@ -187,6 +204,7 @@ type CreatedSession = Option<(OpenedSession, ConditionalSupport)>;
 async fn create_session(
     ctx: &RunContext,
     id: AttemptId,
+    revision: u32,
     attempt: &AttemptRecord,
     open_before: &OpenSessions,
 ) -> Result<CreatedSession, (Failure, OpenLeftover)> {
@@ -198,12 +216,16 @@ async fn create_session(
     // A listing may lag behind, so that the receipt is also looked up by its key.
     let (mut journal, has_receipt) = tokio::try_join!(
         load_conflicts(&*ctx.peers.store, &export.root, id),
-        has_receipt(ctx, window)
+        has_receipt(ctx, window, revision)
     )
     .map_err(without_leftover)?;
     export.mark_foreign_attempts(&mut journal, ctx.clock_offset(attempt.started_at));
     let overlaps = |other: &Window| overlap(*other, window);
-    if has_receipt || journal.receipts.keys().any(overlaps) || journal.objects.keys().any(overlaps) {
+    let stored = match revision {
+        0 => journal.receipts.keys().any(overlaps) || journal.objects.keys().any(overlaps),
+        _ => journal.highest_revision_receipt(window) >= revision,
+    };
+    if has_receipt || stored {
         return Ok(None);
     }
     let others = journal.attempts.iter().filter(|(other, facts)| {
@@ -283,9 +305,10 @@ pub(super) fn session_request(window: Window, account: bool) -> SessionRequest {
     }
 }
 
-/// Returns true if the receipt of a window exists, readable or not.
-async fn has_receipt(ctx: &RunContext, window: Window) -> Result<bool, Failure> {
-    let key = ctx.export.root.key(&Key::Receipt(window)).unwrap_or_default();
+/// Returns true if the receipt of a revision exists, readable or not.
+async fn has_receipt(ctx: &RunContext, window: Window, revision: u32) -> Result<bool, Failure> {
+    let key = ctx.export.root.key(&receipt_key(window, revision));
+    let key = key.unwrap_or_default();
     match ctx.peers.store.get(&key, records::RECORD_MAX_BYTES).await {
         Ok(found) => Ok(found.is_some()),
         Err(StoreError::Archived { .. } | StoreError::LimitExceeded { .. }) => Ok(true),
@@ -366,7 +389,7 @@ pub(super) fn stopped() -> Failure {
     Failure::retry(Reason::Failed, "stopped before completion")
 }
 
-fn ulid_at(time: Timestamp) -> Ulid {
+pub(super) fn ulid_at(time: Timestamp) -> Ulid {
     let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
     Ulid::from_parts(millis, rand::random())
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,16 +12,19 @@ use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, sign_receipt
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{delete_keys, list_attempts, load_day};
 use super::open::{abort_matching_uploads, session_request};
+use super::revision::{RevisionProgress, RevisionTarget, RevisionWrite, finish_revision, receipt_mode};
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
 use crate::api::Reason;
+use crate::archive::counts::latest_count;
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal};
 use crate::archive::manifest::document::SIGNATURE_BYTES;
 use crate::archive::read::{get_record, read_attempts};
+use crate::archive::receipt::{body_key, receipt_key};
 use crate::archive::records::{AttemptRecord, PreparedRecord, Receipt, encode};
 use crate::archive::window::Window;
-use crate::storage::{Crc64, ObjectInfo, PutMode, Upload};
+use crate::storage::{Crc64, ObjectInfo, Upload};
 use crate::tracker::Session;
 
 /// Minimum interval between two checks of ambiguous sessions: 20 s.
@@ -142,9 +146,10 @@ async fn finish_upload(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
     let Some(prepared) = get_record::<PreparedRecord>(store, root, &Key::Prepared(id)).await? else {
         return Ok(());
     };
-    let key = root.key(&Key::Events(id.window)).unwrap_or_default();
     let attested = is_attested(ctx, id.window, &prepared);
     let mut receipt = prepared.receipt;
+    let revision = receipt.revision;
+    let key = root.key(&body_key(id.window, revision)).unwrap_or_default();
     let Some(object) = receipt.object.as_mut() else {
         // The receipt of a window without events has no version.
         let stored = get_record::<Receipt>(store, root, &Key::Receipt(id.window)).await?;
@@ -153,13 +158,20 @@ async fn finish_upload(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
         }
         return Ok(());
     };
+    if root.parse(&key) != root.parse(&format!("{}{}", root.as_str(), object.key)) {
+        // The receipt states a newer count of an earlier body.
+        return sign_confirmation(ctx, id, &receipt, attested).await;
+    }
     let found = store.head(&key).await.map_err(|error| Failure::from(&error))?;
     let crc64 = u64::from_str_radix(&object.crc64nvme, 16).map(Crc64);
     let own_object =
         found.filter(|found| crc64.is_ok_and(|crc64| is_same_object(found, object.bytes, crc64, id)));
     if let Some(found) = own_object {
         object.version_id = found.version_id;
-        return write_adopted_receipt(ctx, id.window, receipt, attested).await;
+        return match revision {
+            0 => write_adopted_receipt(ctx, id.window, receipt, attested).await,
+            _ => Box::pin(adopt_revision(ctx, id, receipt, attested)).await,
+        };
     }
     if !prepared.upload_id.is_empty() {
         let upload = Upload {
@@ -171,6 +183,49 @@ async fn finish_upload(ctx: &RunContext, id: AttemptId) -> Result<(), Failure> {
             .abort_upload(&upload)
             .await
             .map_err(|error| Failure::from(&error))?;
+    }
+    Ok(())
+}
+
+/// Signs the receipt of a newer count if it was written as the signed record of its attempt has it.
+async fn sign_confirmation(
+    ctx: &RunContext,
+    id: AttemptId,
+    receipt: &Receipt,
+    attested: bool,
+) -> Result<(), Failure> {
+    let (store, root) = (&*ctx.peers.store, &ctx.export.root);
+    let key = receipt_key(id.window, receipt.revision);
+    let stored = get_record::<Receipt>(store, root, &key).await?;
+    if attested && stored.is_some_and(|stored| stored == *receipt) {
+        sign_receipt(ctx, id.window, receipt).await?;
+    }
+    Ok(())
+}
+
+/// Finishes a revision whose full body is stored. Its receipt may exist without its signature.
+async fn adopt_revision(
+    ctx: &RunContext,
+    id: AttemptId,
+    receipt: Receipt,
+    attested: bool,
+) -> Result<(), Failure> {
+    let journal = load_day(&*ctx.peers.store, &ctx.export.root, id.window).await?;
+    let facts = journal.receipts.get(&id.window).cloned().flatten();
+    let reported = latest_count(receipt.reported_before, receipt.reported_after).or(receipt.reported_of_day);
+    let target =
+        facts.and_then(|facts| RevisionTarget::again(facts, receipt.revision, reported.unwrap_or(0)));
+    let Some(target) = target else { return Ok(()) };
+    // The uploads of the attempt are aborted next.
+    let needs_recovery = AtomicBool::new(false);
+    let progress = RevisionProgress {
+        attested,
+        needs_recovery: &needs_recovery,
+        stop: &ctx.stop,
+    };
+    let finished = finish_revision(ctx, id, &target, receipt, &progress).await?;
+    if let RevisionWrite::Finished(ReceiptWrite::Written(_)) = finished {
+        tracing::info!(window = %id.window, revision = target.number, "adopted revision without receipt");
     }
     Ok(())
 }
@@ -244,18 +299,12 @@ async fn write_adopted_receipt(
     receipt: Receipt,
     attested: bool,
 ) -> Result<(), Failure> {
-    let support = ctx.known_support();
-    let condition = if support.is_some_and(|support| !support.put) {
-        PutMode::Overwrite
-    } else {
-        PutMode::Create
-    };
     let written = write_receipt(
         &*ctx.peers.store,
         &ctx.export.root,
         &Key::Receipt(window),
         receipt,
-        condition,
+        receipt_mode(ctx),
     )
     .await?;
     if let ReceiptWrite::Written(receipt) = written {
@@ -576,20 +625,32 @@ async fn abort_uploads(ctx: &RunContext, interrupted: &InterruptedAttempt) -> Re
     // The probe of conditional writes uploads over the attempt's own key.
     let probed = root.key(&Key::Attempt(id)).unwrap_or_default();
     abort_matching_uploads(store, &probed, |_| true).await?;
-    let key = root.key(&Key::Events(id.window)).unwrap_or_default();
-    let open = store
-        .list_uploads(&key)
-        .await
-        .map_err(|error| Failure::from(&error))?;
+    // Of the window's object or a supplement, and of a later revision.
+    let mut open = Vec::new();
+    for prefix in [
+        root.day_objects_prefix(id.window),
+        root.revisions_prefix(id.window),
+    ] {
+        let uploads = store.list_uploads(&prefix).await;
+        open.extend(uploads.map_err(|error| Failure::from(&error))?);
+    }
+    open.retain(|open| match root.parse(&open.upload.key) {
+        Key::Events(window) | Key::Supplement(window, _) | Key::Revision(window, _) => window == id.window,
+        _ => false,
+    });
     if open.is_empty() {
         return Ok(());
     }
     let later_start = earliest_in_progress(ctx, interrupted).await?;
-    abort_matching_uploads(store, &key, |open| {
+    let earlier = open.into_iter().filter(|open| {
         later_start
             .is_none_or(|later_start| open.initiated.is_some_and(|started_at| started_at < later_start))
-    })
-    .await
+    });
+    for open in earlier {
+        let aborted = store.abort_upload(&open.upload).await;
+        aborted.map_err(|error| Failure::from(&error))?;
+    }
+    Ok(())
 }
 
 /// Returns the start of the earliest other attempt at the window that is in progress, in this process or elsewhere; in

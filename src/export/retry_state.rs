@@ -19,6 +19,8 @@ const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::f
 const WAIT_BACKOFF: (Duration, Duration) = (Duration::from_secs(20), Duration::from_mins(5));
 /// Backoff of failures that need manual action: 10 min, doubled, at most 6 h (events expire meanwhile).
 const MANUAL_BACKOFF: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(6));
+/// Maximum number of attempts to get the newest counts of the service for one comparison.
+pub const RECHECK_ATTEMPTS_MAX: u32 = 3;
 /// Number of timeouts of a day after which it is exported by the hour.
 const TIMEOUTS_MAX: u32 = 2;
 
@@ -33,6 +35,10 @@ pub struct RetryState {
     pub unrecovered: BTreeMap<AttemptId, RetryEntry>,
     /// Windows with an object that has no receipt and that this software did not write.
     pub foreign_objects: BTreeSet<Window>,
+    /// Stored windows that were downloaded again, with the count of the service for their day at that time.
+    pub rechecked: BTreeMap<Window, u64>,
+    /// Failure of the last attempts to get the newest counts of the service.
+    pub recheck: Option<RetryEntry>,
     /// Periods with a manifest that matches the journal.
     pub sealed: BTreeSet<RangeRecord>,
     /// True if the remembered head must be found in the chain before anything is added to it.
@@ -104,6 +110,8 @@ impl RetryState {
     /// Ends all waits for retries, because a user asks to look now. What failed stays recorded.
     pub fn retry_all(&mut self, now: Timestamp) {
         self.foreign_objects.clear();
+        self.rechecked.clear();
+        self.recheck = None;
         self.sealed.clear();
         let windows = self.windows.values_mut();
         let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
@@ -178,6 +186,14 @@ impl RetryState {
     /// Records a failure to write a manifest.
     pub fn record_seal_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
         self.seal_retry = Some(next_entry(self.seal_retry.as_ref(), failure, now, jitter));
+    }
+
+    /// Records a failure to get the newest counts of the service. Returns true if it is tried again.
+    pub fn record_recheck_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) -> bool {
+        let entry = next_entry(self.recheck.as_ref(), failure, now, jitter);
+        let again = entry.failure_count < RECHECK_ATTEMPTS_MAX;
+        self.recheck = Some(entry);
+        again
     }
 
     /// Returns true if a day must be exported by the hour: it timed out repeatedly or is too large for one object.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -14,33 +15,40 @@ use tracing::Instrument as _;
 
 use super::active_work::{ActiveWork, EventEffect};
 use super::attempt::{AttemptReport, PriorEvidence, WindowOutcome, export_window};
+use super::commit::ReceiptWrite;
 use super::decide::{
     HELD_RELIST_INTERVAL, RunDecision, RunObservation, SealStep, decide, other_hours_events,
 };
-use super::failure::{Failure, Problem, RetryClass};
+use super::failure::{Failure, Observed, Problem, RetryClass};
 use super::journal_io::{load_day, load_journal, put_record};
 use super::manifest::chain::{ChainCache, ensure_manifest};
 use super::manifest::head::{HeadRecord, check_head, next_head};
 use super::manifest::statement::build_statement;
+
 use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
 use super::recovery::{InterruptedAttempt, adopt_object, recover_attempt};
 use super::retry_state::RetryState;
+use super::revision::{RevisionTarget, confirm_count};
 use super::run_context::{RunContext, RunInbox};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
 use super::task_events::TaskEvent;
 use crate::api::Reason;
+use crate::archive::counts::DayListing;
+use crate::archive::coverage::{Confirmation, Growth};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{Journal, overlap};
 use crate::archive::manifest::ChainListing;
 use crate::archive::read::read_receipts;
 use crate::archive::receipt::{ReceiptFacts, Sha256Digest};
-use crate::archive::records::{ArchiveRecord, RangeRecord, SplitRecord, encode};
+use crate::archive::records::{ArchiveRecord, RangeRecord, Receipt, SplitRecord, encode};
 use crate::archive::window::Window;
 use crate::session::occupancy::SessionHolder;
 use crate::storage::{PutMode, StoreError};
 
 /// Time until the days of the service are listed again after a failure: 5 min.
 const LIST_DAYS_RETRY: Duration = Duration::from_mins(5);
+/// Pause after a failure to get the newest counts of the service: 2 s.
+const RECHECK_RETRY: Duration = Duration::from_secs(2);
 /// Interval between snapshots while transfers run: 1 s.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum time that a stopping run waits for its sessions to be deleted: 20 s.
@@ -86,6 +94,10 @@ pub(super) struct ExportRun {
     list_days_at: Instant,
     /// True if that listing must be a new one, however young the last one is.
     list_days_again: bool,
+    /// Newest counts of the service, to compare the stored days with.
+    counts: Option<Arc<DayListing>>,
+    /// Earliest time of the next comparison with newer counts; `None`: the first decision sets it.
+    recheck_at: Option<Instant>,
     /// True if the last decision found an attempt of another holder; the bucket is then listed again from time to time.
     held_by_other: bool,
     /// True if this shard has listed the bucket once more at its end.
@@ -107,6 +119,7 @@ enum RunTask {
     Adopt(Window),
     /// Checks that the remembered head is in the chain.
     CheckHead,
+    Confirm(Window),
     Seal(RangeRecord),
     ListDays,
 }
@@ -123,7 +136,16 @@ enum RunTaskResult {
         Result<(ChainListing, Option<HeadRecord>), Failure>,
         ChainCache,
     ),
-    ListDays(Result<(), Failure>),
+    Confirm(Window, Result<ReceiptWrite, Failure>),
+    ListDays(Result<Option<Arc<DayListing>>, Failure>),
+}
+
+/// Returns the count of the service that a failed attempt observed.
+fn observed_count(failure: &Failure) -> Option<u64> {
+    match failure.observed {
+        Some(Observed::Count(count)) => Some(count),
+        Some(Observed::BeforeOldest) | None => None,
+    }
 }
 
 impl ExportRun {
@@ -154,6 +176,8 @@ impl ExportRun {
             listed_at: Timestamp::UNIX_EPOCH,
             list_days_at: Instant::now(),
             list_days_again: false,
+            counts: None,
+            recheck_at: None,
             held_by_other: false,
             relisted_for_shards: false,
             store_clock_offset: SignedDuration::ZERO,
@@ -204,6 +228,7 @@ impl ExportRun {
             self.look.mark_unchanged();
             self.journal = None;
             (self.list_days_at, self.list_days_again) = (Instant::now(), true);
+            self.recheck_at = Some(Instant::now());
             let now = self.now();
             self.retry_state.retry_all(now);
             tracing::info!("looking again as requested");
@@ -334,6 +359,8 @@ impl ExportRun {
                 .listing_cache
                 .retention()
                 .map(|retention| retention.oldest),
+            counts: self.counts.as_deref(),
+            recheck_due: self.recheck_at.is_none_or(|at| Instant::now() >= at),
             listed_at: self.listed_at,
             now,
             store_now: now.checked_add(self.store_clock_offset).unwrap_or(now),
@@ -367,20 +394,41 @@ impl ExportRun {
         }
     }
 
-    /// Lists the days of the service, regularly, while the archive lacks some: retention moves, and what was found to be
-    /// expired may be listed again. Returns true while that is in progress.
+    /// Lists the days of the service, regularly: all days while the archive lacks some, since retention moves, and what was
+    /// found to be expired may be listed again; the latest days to compare stored ones with the newest counts. Returns true
+    /// while that is in progress.
     fn list_days(&mut self, decision: &RunDecision) -> bool {
-        if !decision.coverage.missing.is_empty() && Instant::now() >= self.list_days_at {
-            self.list_days_at = Instant::now() + self.ctx.shared.limits.listing_max_age;
+        let now = Instant::now();
+        if self.journal.is_some() && !decision.recheck {
+            // What this run stores is compared with the counts of its download.
+            let max_age = self.ctx.shared.limits.listing_max_age;
+            self.recheck_at.get_or_insert(now + max_age);
+        }
+        let all = !decision.coverage.missing.is_empty() && now >= self.list_days_at;
+        if (all || decision.recheck) && !self.is_listing_days() {
             let look = std::mem::take(&mut self.list_days_again);
+            if all {
+                self.list_days_at = now + self.ctx.shared.limits.listing_max_age;
+            }
             self.spawn(RunTask::ListDays, move |ctx| async move {
+                let list = async {
+                    if all {
+                        ctx.listing_cache.refresh(look).await
+                    } else {
+                        ctx.listing_cache.latest(look).await
+                    }
+                };
                 let listed = tokio::select! {
-                    listed = ctx.listing_cache.refresh(look) => listed,
+                    listed = list => listed,
                     () = ctx.stop.cancelled() => Err(stopped()),
                 };
                 RunTaskResult::ListDays(listed)
             });
         }
+        self.is_listing_days()
+    }
+
+    fn is_listing_days(&self) -> bool {
         self.running.values().any(|task| *task == RunTask::ListDays)
     }
 
@@ -389,14 +437,37 @@ impl ExportRun {
         let left = self.list_days_at.saturating_duration_since(Instant::now());
         let list_at = self.now().checked_add(left).ok();
         let list_at = list_at.filter(|_| !decision.coverage.missing.is_empty());
-        decision.wake.into_iter().chain(list_at).min()
+        decision
+            .wake
+            .into_iter()
+            .chain(list_at)
+            .chain(self.recheck_time())
+            .min()
     }
 
-    fn list_days_done(&mut self, outcome: Result<(), Failure>) {
-        if let Err(failure) = outcome {
-            tracing::info!(reason = %failure.reason, error = failure.message, "cannot list the days of the service");
-            let retry = LIST_DAYS_RETRY.min(self.ctx.shared.limits.listing_max_age);
-            self.list_days_at = Instant::now() + retry;
+    /// Returns the time of the next comparison with newer counts. It keeps no run alive.
+    fn recheck_time(&self) -> Option<Timestamp> {
+        let left = self.recheck_at?.saturating_duration_since(Instant::now());
+        self.now().checked_add(left).ok()
+    }
+
+    fn list_days_done(&mut self, outcome: Result<Option<Arc<DayListing>>, Failure>, now: Timestamp) {
+        let max_age = self.ctx.shared.limits.listing_max_age;
+        match outcome {
+            Ok(counts) => {
+                self.counts = counts;
+                self.retry_state.recheck = None;
+                self.recheck_at = Some(Instant::now() + max_age);
+            }
+            Err(failure) => {
+                tracing::info!(reason = %failure.reason, error = failure.message, "cannot list the days of the service");
+                self.list_days_at = Instant::now() + LIST_DAYS_RETRY.min(max_age);
+                let again = self
+                    .retry_state
+                    .record_recheck_failure(failure, now, rand::random());
+                let retry = if again { RECHECK_RETRY } else { max_age };
+                self.recheck_at = Some(Instant::now() + retry.min(max_age));
+            }
         }
     }
 
@@ -418,8 +489,14 @@ impl ExportRun {
             Some(SealStep::Seal(period)) => self.seal(period),
             None => {}
         }
+        for confirmation in decision.confirm {
+            self.confirm(confirmation);
+        }
         let journaled_sessions = Arc::new(self.journaled_sessions());
-        for window in decision.start {
+        for window in decision.start.into_iter().chain(decision.revise) {
+            let Ok(revision) = self.revision_target(window, &decision.coverage.grown) else {
+                continue;
+            };
             self.first_transfer_at.get_or_insert((self.ctx.shared.now)());
             let journal = self.journal.as_ref();
             let last = self.retry_state.windows.get(&window);
@@ -428,6 +505,8 @@ impl ExportRun {
                     .and_then(|journal| other_hours_events(journal, &self.ctx.export, window)),
                 before_oldest_since: self.retry_state.before_oldest_since(window),
                 uncounted_before: last.is_some_and(|last| last.failure.reason == Reason::EventsUncounted),
+                revision,
+                last_failure: last.map(|last| (last.failure.reason, observed_count(&last.failure))),
                 journaled_sessions: Arc::clone(&journaled_sessions),
             };
             self.spawn(RunTask::Window(window), move |ctx| async move {
@@ -435,6 +514,73 @@ impl ExportRun {
             });
         }
         changed
+    }
+
+    /// Returns the revision to store of a window; `None` if the window is not stored. Error: no number is left.
+    fn revision_target(
+        &self,
+        window: Window,
+        grown: &BTreeMap<Date, Growth>,
+    ) -> Result<Option<RevisionTarget>, ()> {
+        let Some(growth) = grown.get(&window.date()) else {
+            return Ok(None);
+        };
+        let receipts = self.journal.as_ref().map(|journal| &journal.receipts);
+        let facts = receipts.and_then(|receipts| receipts.get(&window)?.as_ref());
+        match facts {
+            Some(facts) => RevisionTarget::next(facts, growth.reported).map(Some).ok_or(()),
+            None => Ok(None),
+        }
+    }
+
+    /// Starts the task that confirms the newest count of a stored window.
+    fn confirm(&mut self, confirmation: Confirmation) {
+        let Confirmation { window, reported } = confirmation;
+        let receipts = self.journal.as_ref().map(|journal| &journal.receipts);
+        let facts = receipts.and_then(|receipts| receipts.get(&window)?.as_ref());
+        let Some(revision) = facts.map(ReceiptFacts::revision) else {
+            return;
+        };
+        self.spawn(RunTask::Confirm(window), move |ctx| async move {
+            let confirmed = confirm_count(&ctx, window, revision, reported).await;
+            RunTaskResult::Confirm(window, confirmed)
+        });
+    }
+
+    async fn confirm_done(&mut self, window: Window, outcome: Result<ReceiptWrite, Failure>, now: Timestamp) {
+        match outcome {
+            Ok(ReceiptWrite::Written(receipt)) => {
+                self.retry_state.record_success(window);
+                self.add_revision(window, &receipt);
+            }
+            Ok(ReceiptWrite::WrittenByOther) => self.refresh_day(window).await,
+            Err(failure) => {
+                tracing::info!(%window, reason = %failure.reason, error = failure.message, "cannot confirm count");
+                self.retry_state
+                    .record_failure(window, failure, now, rand::random());
+            }
+        }
+    }
+
+    /// Adds the receipt of a later revision to the journal in memory.
+    fn add_revision(&mut self, window: Window, receipt: &Receipt) {
+        self.retry_state.sealed.retain(|period| !period.contains(window));
+        let Some(journal) = &mut self.journal else { return };
+        let files = journal.revisions.entry((window, receipt.revision)).or_default();
+        files.has_receipt = true;
+        let own = Key::Revision(window, receipt.revision).relative();
+        let object = receipt.object.as_ref();
+        files.body = object
+            .filter(|object| Some(&object.key) == own.as_ref())
+            .map(|object| object.bytes);
+        files.supplement = receipt.supplement.as_ref().map(|supplement| supplement.bytes);
+        let facts = journal.receipts.get_mut(&window).and_then(Option::as_mut);
+        let sha256 = Sha256Digest::of(&encode(receipt));
+        let added = facts.map(|facts| facts.add_revision(window, receipt, sha256));
+        if !matches!(added, Some(Ok(()))) {
+            // The bucket has something else than this run expected.
+            self.journal = None;
+        }
     }
 
     /// Starts the recovery of interrupted attempts.
@@ -673,7 +819,8 @@ impl ExportRun {
                         self.chain_cache = cache;
                         self.seal_done(period, outcome, now);
                     }
-                    RunTaskResult::ListDays(outcome) => self.list_days_done(outcome),
+                    RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
+                    RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
                 }
             }
             Err(error) => {
@@ -696,7 +843,11 @@ impl ExportRun {
                     Some(RunTask::Seal(_) | RunTask::CheckHead) => {
                         self.retry_state.record_seal_failure(failure, now, rand::random());
                     }
-                    Some(RunTask::ListDays) => self.list_days_done(Err(failure)),
+                    Some(RunTask::Confirm(window)) => {
+                        self.retry_state
+                            .record_failure(window, failure, now, rand::random());
+                    }
+                    Some(RunTask::ListDays) => self.list_days_done(Err(failure), now),
                     None => {}
                 }
             }
@@ -708,6 +859,12 @@ impl ExportRun {
         self.work.end_attempt(window, leftover);
         let mut needs_refresh = leftover.is_some_and(|leftover| leftover.journaled);
         match outcome {
+            Ok(WindowOutcome::Stored(receipt)) if receipt.revision > 0 => {
+                self.recheck_done(window);
+                self.stored_now.insert(window);
+                self.add_revision(window, &receipt);
+            }
+            Ok(WindowOutcome::Unchanged) => self.recheck_done(window),
             Ok(WindowOutcome::Stored(receipt)) => {
                 self.retry_state.record_success(window);
                 self.stored_now.insert(window);
@@ -742,6 +899,15 @@ impl ExportRun {
         }
         if needs_refresh {
             self.refresh_day(window).await;
+        }
+    }
+
+    /// Records that a stored window was downloaded again.
+    fn recheck_done(&mut self, window: Window) {
+        self.retry_state.record_success(window);
+        let counts = self.counts.as_ref();
+        if let Some(reported) = counts.and_then(|counts| counts.count_of_day(window.date())) {
+            self.retry_state.rechecked.insert(window, reported);
         }
     }
 
@@ -905,8 +1071,8 @@ impl ExportRun {
         let mut last_stored = None;
         for (window, receipt) in &journal.receipts {
             if let Some(receipt) = receipt.as_ref().filter(|_| coverage.covered.contains(*window)) {
-                let mut facts = receipt.summary.clone();
-                last_stored = last_stored.max(Some(receipt.stored_at));
+                let mut facts = receipt.reported_facts();
+                last_stored = last_stored.max(Some(receipt.current_stored_at()));
                 facts.stored_now = self.stored_now.contains(window);
                 windows.insert(*window, facts);
             }
@@ -954,6 +1120,8 @@ impl ExportRun {
             failed: coverage.failed,
             events: counted().map(|facts| facts.events).sum(),
             bytes: counted().map(|facts| facts.bytes).sum(),
+            late_events: counted().map(|facts| facts.late_events).sum(),
+            grown: coverage.grown.clone(),
             covered: coverage.covered.clone(),
             missing: coverage.missing.clone(),
             expired: coverage.expired.clone(),
@@ -985,6 +1153,7 @@ impl ExportRun {
             RunTask::Recover(_)
             | RunTask::Adopt(_)
             | RunTask::CheckHead
+            | RunTask::Confirm(_)
             | RunTask::Seal(_)
             | RunTask::ListDays => None,
         });
@@ -999,6 +1168,7 @@ impl ExportRun {
             RunTask::Window(_)
             | RunTask::Adopt(_)
             | RunTask::CheckHead
+            | RunTask::Confirm(_)
             | RunTask::Seal(_)
             | RunTask::ListDays => None,
         }));

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Problem;
 use super::manifest::head::HeadRecord;
-use crate::archive::coverage::Damage;
+use crate::archive::coverage::{Damage, Growth};
 use crate::archive::receipt::WindowFacts;
 use crate::archive::window::{HourSet, Window};
 
@@ -35,6 +35,10 @@ pub struct Snapshot {
     pub events: u64,
     /// Stored bytes of the wanted windows.
     pub bytes: u64,
+    /// Those of the events that came after the first receipt of their window.
+    pub late_events: u64,
+    /// Stored days of which the service reports more events than the archive has.
+    pub grown: BTreeMap<Date, Growth>,
     /// Cells that receipts cover.
     pub covered: HourSet,
     /// Wanted cells of past days that nothing covers, including expired ones.

@@ -25,6 +25,17 @@ pub enum RetryPolicy {
     MaxAttempts(u32),
 }
 
+/// Stored days that are compared with the newest counts of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecheckPolicy {
+    /// None.
+    Disabled,
+    /// Those that the service lists.
+    WhileListed,
+    /// Those that the service lists and that ended at most this number of days ago.
+    Days(u16),
+}
+
 /// Maximum difference between the clocks of a store's servers, or between a clock and a reading of it: 5 s.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_secs(5);
 
@@ -93,6 +104,8 @@ pub struct ExportSpec {
     pub abandoned_head: Option<Head>,
     /// Day before which receipts without a signature may be stated by a signed manifest.
     pub unsigned_receipts_before: Option<Date>,
+    /// Comparison of stored days with the newest counts of the service.
+    pub recheck: RecheckPolicy,
     /// Holder name: stable over restarts, unique to this exporter.
     pub holder: String,
     /// Period of exclusive use of the holder name; `None`: unknown, conflicts are not detected.
@@ -183,6 +196,22 @@ impl ExportSpec {
     pub fn in_accepted_gap(&self, day: Date) -> bool {
         let mut gaps = self.accepted_gaps.iter();
         gaps.any(|gap| (gap.start..=gap.end).contains(&day))
+    }
+
+    /// Returns true if a stored day of this shard is compared with the newest count of the service. An export of one hour
+    /// of each day has no day to compare: the service counts no hours.
+    pub fn rechecks(&self, day: Date, now: Timestamp) -> bool {
+        let in_range = self.start <= day && self.end.is_none_or(|end| day <= end);
+        let young = match self.recheck {
+            RecheckPolicy::Disabled => false,
+            RecheckPolicy::WhileListed => true,
+            RecheckPolicy::Days(days) => {
+                let age = now.duration_since(Window::day(day).end());
+                age <= SignedDuration::from_hours(24 * i64::from(days))
+            }
+        };
+        let whole = self.hour.is_none() && self.shard.contains(day);
+        young && whole && in_range && !self.in_accepted_gap(day)
     }
 
     /// Returns the wanted cells that lie in accepted gaps.

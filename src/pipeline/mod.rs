@@ -5,6 +5,7 @@
 
 pub mod blocking_writer;
 pub mod copy;
+pub mod difference;
 pub mod events;
 pub mod file_sink;
 pub mod gzip;

@@ -4,7 +4,7 @@ use eventexport::api::{Scope, SettingNames};
 use eventexport::archive::layout::ArchiveRoot;
 use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::export::shard::Shard;
-use eventexport::export::spec::{ExportSpec, RetryPolicy};
+use eventexport::export::spec::{ExportSpec, RecheckPolicy, RetryPolicy};
 use eventexport::simulator::DEFAULT_API_KEY;
 use eventexport::tracker::{Credentials, RetryConfig, Timeouts, TrackerConfig, UaaSource};
 use jiff::SignedDuration;
@@ -29,6 +29,7 @@ pub(crate) fn export_spec(start: Date, end: Option<Date>) -> ExportSpec {
         accepted_gaps: Vec::new(),
         abandoned_head: None,
         unsigned_receipts_before: None,
+        recheck: RecheckPolicy::WhileListed,
         holder: "tests/one".to_owned(),
         holder_epoch: None,
         single_writer: false,

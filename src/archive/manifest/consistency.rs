@@ -118,6 +118,9 @@ pub(super) fn contradictions(
             or_nothing(Key::Receipt(window).relative().as_ref()),
             entry.receipt.key.clone(),
         );
+        if let Some((expected, found)) = impossible_revision(window, entry) {
+            check_equal(Some(window), "revisions", expected, found);
+        }
         if let Some((expected, found)) = impossible(window, entry) {
             check_equal(Some(window), "entry", expected, found);
         }
@@ -161,6 +164,36 @@ fn impossible(window: Window, entry: &WindowEntry) -> Option<(String, String)> {
     }
 }
 
+/// Checks the later revisions of an entry for values that no receipts have. Returns the expected and the actual value.
+fn impossible_revision(window: Window, entry: &WindowEntry) -> Option<(String, String)> {
+    let mut events = entry.events;
+    for (later, number) in entry.revisions.iter().zip(1..) {
+        let receipt = Key::RevisionReceipt(window, number)
+            .relative()
+            .unwrap_or_default();
+        let found = format!("revision {}, {}", later.revision, later.receipt.key);
+        if (later.revision, &later.receipt.key) != (number, &receipt) {
+            return Some((format!("revision {number}, {receipt}"), found));
+        }
+        if later.events < events {
+            return Some((
+                format!("revision {number} with at least {events} events"),
+                format!("{} events", later.events),
+            ));
+        }
+        let supplement = (later.events > events).then(|| Key::Supplement(window, number).relative());
+        let stated = later.supplement.as_ref().map(|supplement| supplement.key.clone());
+        if supplement.clone().flatten() != stated {
+            return Some((
+                format!("supplement {}", or_nothing(supplement.flatten().as_ref())),
+                format!("supplement {}", or_nothing(stated.as_ref())),
+            ));
+        }
+        events = later.events;
+    }
+    None
+}
+
 /// Returns edited entries: the window, the digest of the receipt and the digest in the entry. Empty unless the root
 /// digest matches the digests of the stored receipts.
 fn edited_entries(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, String, String)> {
@@ -175,6 +208,7 @@ fn edited_entries(manifest: &Manifest, receipts: &Receipts) -> Vec<(Window, Stri
             receipt.sha256.clone_from(&there.sha256);
         }
         actual.push(receipt);
+        actual.extend(entry.revisions.iter().map(|later| later.receipt.clone()));
     }
     if root_digest(&actual).digest == manifest.root.digest {
         edited

@@ -30,7 +30,7 @@ pub const ROOT_ALGORITHM: &str = "sha256";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// `eventexport.io/manifest/v1`.
+    /// `eventexport.io/manifest/v1`; with later revisions `eventexport.io/manifest/v2`.
     pub schema: String,
     /// Sequence number, as in the key.
     pub sequence: u64,
@@ -101,6 +101,60 @@ pub struct WindowEntry {
     /// End of the count, if the content could be counted only in part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncounted: Option<UncountedRecord>,
+    /// Later revisions, oldest first; the last one counts. A manifest that has some is of `manifest/v2`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revisions: Vec<RevisionEntry>,
+}
+
+/// The receipt of a later revision of a window with a summary of its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionEntry {
+    /// Number of the revision, from 1.
+    pub revision: u32,
+    /// The receipt.
+    pub receipt: FileDigest,
+    /// The full body: of this revision, or of an earlier one if only the service's count is new.
+    pub object: ObjectEntry,
+    /// The events that no earlier revision has; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supplement: Option<ObjectEntry>,
+    /// Events counted in the full body.
+    pub events: u64,
+    /// Bytes of the full body after decompression.
+    pub decompressed_bytes: u64,
+    /// Events that the service reported before the download.
+    pub reported_before: Option<u64>,
+    /// Events that the service reported after the download.
+    pub reported_after: Option<u64>,
+    /// Comparison of the counts.
+    pub verdict: Verdict,
+}
+
+impl WindowEntry {
+    /// Returns all receipts of the window in the order of their revisions.
+    pub fn receipts(&self) -> impl Iterator<Item = &FileDigest> {
+        let later = self.revisions.iter().map(|later| &later.receipt);
+        std::iter::once(&self.receipt).chain(later)
+    }
+
+    /// Returns the events of the highest revision.
+    pub fn current_events(&self) -> u64 {
+        self.revisions.last().map_or(self.events, |last| last.events)
+    }
+
+    /// Returns the newest count of the service.
+    pub fn current_reported(&self) -> Option<u64> {
+        match self.revisions.last() {
+            Some(last) => last.reported_after.or(last.reported_before),
+            None => self.reported_after.or(self.reported_before),
+        }
+    }
+
+    /// Returns the verdict of the highest revision.
+    pub fn current_verdict(&self) -> Verdict {
+        self.revisions.last().map_or(self.verdict, |last| last.verdict)
+    }
 }
 
 /// A stored object.
@@ -167,22 +221,22 @@ impl DayEntry {
             .iter()
             .fold(0, |hours, (window, _)| hours | window.hours());
         let hours = covered & wanted.hours();
-        let events = entries().fold(0u64, |sum, entry| sum.saturating_add(entry.events));
+        let events = entries().fold(0u64, |sum, entry| sum.saturating_add(entry.current_events()));
         // For a day in hours, only the sum can be compared, with the report of the day.
         let split = wanted.hour_of_day().is_none()
             && windows.iter().any(|(window, _)| window.hour_of_day().is_some());
         let reported = if split {
             reported_of_day
         } else {
-            entries().find_map(|entry| entry.reported_after.or(entry.reported_before))
+            entries().find_map(WindowEntry::current_reported)
         };
         let sum = SplitDay { events, reported }.verdict();
         // Content that could be counted only in part is compared with nothing.
         let uncounted = entries().any(|entry| entry.uncounted.is_some());
-        let verdict = if split && !entries().all(|entry| entry.verdict == Verdict::Empty) {
+        let verdict = if split && !entries().all(|entry| entry.current_verdict() == Verdict::Empty) {
             Some(if uncounted { Verdict::Unknown } else { sum })
         } else {
-            entries().next().map(|entry| entry.verdict)
+            entries().next().map(WindowEntry::current_verdict)
         };
         let short = short || split && sum == Verdict::Short;
         let statement = match verdict {
@@ -309,10 +363,16 @@ pub struct ManifestHeader {
     pub written_at: Timestamp,
 }
 
+/// Schema of a manifest with later revisions.
+pub const REVISED_SCHEMA: &str = "eventexport.io/manifest/v2";
+
 impl ArchiveRecord for Manifest {
     const SCHEMA: &'static str = "eventexport.io/manifest/v1";
     fn schema(&self) -> &str {
         &self.schema
+    }
+    fn reads(schema: &str) -> bool {
+        [Self::SCHEMA, REVISED_SCHEMA].contains(&schema)
     }
 }
 
@@ -320,6 +380,9 @@ impl ArchiveRecord for ManifestHeader {
     const SCHEMA: &'static str = Manifest::SCHEMA;
     fn schema(&self) -> &str {
         &self.schema
+    }
+    fn reads(schema: &str) -> bool {
+        Manifest::reads(schema)
     }
 }
 
@@ -399,7 +462,7 @@ pub fn root_digest<'a>(receipts: impl IntoIterator<Item = &'a FileDigest>) -> Ro
 impl Manifest {
     /// Computes the root digest from the windows. It equals [`Manifest::root`] unless the manifest was edited.
     pub fn computed_root(&self) -> RootDigest {
-        root_digest(self.windows.iter().map(|window| &window.receipt))
+        root_digest(self.windows.iter().flat_map(WindowEntry::receipts))
     }
 
     /// Computes the sums from the windows and days. They equal [`Manifest::totals`] unless the manifest was edited.
@@ -416,7 +479,7 @@ impl PeriodTotals {
         Self {
             windows: windows.len() as u64,
             objects: objects().count() as u64,
-            events: sum(&mut windows.iter().map(|window| window.events)),
+            events: sum(&mut windows.iter().map(WindowEntry::current_events)),
             reported: sum(&mut days.iter().filter_map(|day| day.reported)),
             days_without_count: days.iter().filter(|day| day.reported.is_none()).count() as u64,
             bytes: sum(&mut objects().map(|object| object.bytes)),

@@ -196,7 +196,7 @@ pub async fn read_documents(
                     let listed = contents.receipt_signatures.get(window);
                     let status = check_receipt_signature(options, listed, &bytes).await?;
                     let document =
-                        Document::new(&bytes, |bytes| read_receipt(&contents.root, *window, bytes));
+                        Document::new(&bytes, |bytes| read_receipt(&contents.root, *window, 0, bytes));
                     (document, status)
                 }
                 Err(error) => (Document::unreadable(error), SignatureStatus::Absent),

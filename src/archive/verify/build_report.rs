@@ -83,8 +83,9 @@ pub fn build_report(
     for (_, facts) in coverage::all_counted_receipts(&contents.journal, &proved) {
         totals.windows += 1;
         totals.empty += u64::from(facts.summary.sha256.is_none());
-        totals.events = totals.events.saturating_add(facts.summary.events);
-        totals.bytes = totals.bytes.saturating_add(facts.summary.bytes);
+        totals.events = totals.events.saturating_add(facts.current().events);
+        totals.late = totals.late.saturating_add(facts.late_events());
+        totals.bytes = totals.bytes.saturating_add(facts.stored_bytes());
         totals.decompressed = totals.decompressed.saturating_add(facts.proof.decompressed_bytes);
     }
     findings.extend(

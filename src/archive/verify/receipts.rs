@@ -206,6 +206,8 @@ pub fn coverage_findings(contents: &RootContents, coverage: &Coverage) -> Vec<Fi
                 Damage::Unreadable(_)
                 | Damage::OtherSource(_)
                 | Damage::ObjectMissing
+                | Damage::RevisionMissing { .. }
+                | Damage::RevisionSizeMismatch { .. }
                 | Damage::ObjectSizeMismatch { .. } => return None,
             };
             Some(finding.with_window(*window))

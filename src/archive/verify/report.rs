@@ -91,6 +91,8 @@ pub struct RootTotals {
     pub proved: u64,
     /// Events of the windows.
     pub events: u64,
+    /// Those that came after the first receipts.
+    pub late: u64,
     /// Size of the objects without an error, in bytes.
     pub bytes: u64,
     /// Their size after decompression, in bytes.
@@ -221,6 +223,7 @@ impl RootReport {
                 "objects": self.totals.objects,
                 "proved": self.totals.proved,
                 "events": self.totals.events,
+                "lateEvents": self.totals.late,
                 "bytes": self.totals.bytes,
                 "decompressedBytes": self.totals.decompressed,
             },

@@ -67,8 +67,14 @@ pub fn window_json(facts: &WindowFacts) -> Value {
         uncounted,
         sha256,
         stored_now: _,
+        revision,
+        late_events,
     } = facts;
-    json!({"events": events, "reported": reported, "bytes": bytes, "verdict": format!("{verdict:?}"), "uncounted": uncounted, "sha256": sha256.map(|digest| digest.to_string())})
+    json!({
+        "events": events, "reported": reported, "bytes": bytes, "verdict": format!("{verdict:?}"),
+        "uncounted": uncounted, "sha256": sha256.map(|digest| digest.to_string()),
+        "revision": revision, "lateEvents": late_events,
+    })
 }
 
 /// Returns the fields of a problem.

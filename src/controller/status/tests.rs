@@ -10,7 +10,7 @@ use crate::archive::window::{HourSet, Window};
 use crate::export::failure::{Problem, RetryClass};
 use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
-use crate::export::spec::RetryPolicy;
+use crate::export::spec::{RecheckPolicy, RetryPolicy};
 
 const DAY: Window = Window::day(date(2018, 6, 28));
 
@@ -39,6 +39,7 @@ fn export() -> ExportSpec {
         accepted_gaps: Vec::new(),
         abandoned_head: None,
         unsigned_receipts_before: None,
+        recheck: RecheckPolicy::WhileListed,
         holder: "cluster/uid".to_owned(),
         holder_epoch: None,
         single_writer: true,

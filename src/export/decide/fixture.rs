@@ -21,7 +21,7 @@ use crate::archive::window::Window;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::retry_state::{RetryEntry, RetryState};
 use crate::export::shard::Shard;
-use crate::export::spec::{ExportSpec, RetryPolicy};
+use crate::export::spec::{ExportSpec, RecheckPolicy, RetryPolicy};
 
 pub(super) const FIRST: Date = date(2018, 6, 2);
 pub(super) const SOURCE: &str = "https://a";
@@ -49,6 +49,8 @@ impl DecisionFixture {
             sealing: self.sealing,
             retry_state: &self.retry_state,
             oldest_listed: None,
+            counts: None,
+            recheck_due: false,
             // Just now, or long ago.
             listed_at: self.now.min(at(-25)),
             now: self.now,
@@ -78,6 +80,8 @@ pub(super) fn receipt(bytes: u64, events: u64, source: &str, day_reported: Optio
         uncounted: None,
         sha256: (bytes > 0).then(Sha256Digest::default),
         stored_now: false,
+        revision: 0,
+        late_events: 0,
     };
     ReceiptFacts {
         source: source.into(),
@@ -85,6 +89,7 @@ pub(super) fn receipt(bytes: u64, events: u64, source: &str, day_reported: Optio
         stored_at: Timestamp::UNIX_EPOCH,
         summary,
         proof: ReceiptProof::default(),
+        revisions: Vec::new(),
     }
 }
 
@@ -184,6 +189,7 @@ pub(super) fn specs() -> impl Strategy<Value = ExportSpec> {
                             reason: "x".to_owned(),
                         })
                         .collect(),
+                    recheck: RecheckPolicy::WhileListed,
                     holder: "self".to_owned(),
                     holder_epoch: None,
                     single_writer: false,

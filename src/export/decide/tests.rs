@@ -8,6 +8,7 @@ use crate::api::{Scope, SettingNames};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
 use crate::export::shard::Shard;
+use crate::export::spec::RecheckPolicy;
 
 /// Fixture with a day exported by the hour, long past: all but the last `open` hours are stored.
 fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
@@ -26,6 +27,7 @@ fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
         accepted_gaps: Vec::new(),
         abandoned_head: None,
         unsigned_receipts_before: None,
+        recheck: RecheckPolicy::WhileListed,
         holder: "self".to_owned(),
         holder_epoch: None,
         single_writer: false,

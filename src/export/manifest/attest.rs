@@ -11,7 +11,7 @@ use super::chain::{ChainCache, load_link, read_manifest};
 use super::sign::SigningKeys;
 use super::statement::Statement;
 use crate::api::Reason;
-use crate::archive::manifest::document::{self, Manifest};
+use crate::archive::manifest::document::{self, Manifest, WindowEntry};
 use crate::archive::manifest::{ChainListing, LinkSignature};
 use crate::archive::receipt::Sha256Digest;
 use crate::archive::records::RECORD_MAX_BYTES;
@@ -128,8 +128,7 @@ async fn remove_stated(
     let Ok(manifest) = document::parse_manifest::<Manifest>(&key, number, &bytes) else {
         return Ok(());
     };
-    for entry in &manifest.windows {
-        let receipt = &entry.receipt;
+    for receipt in manifest.windows.iter().flat_map(WindowEntry::receipts) {
         if left
             .get(&receipt.key)
             .is_some_and(|(_, sha256)| *sha256 == receipt.sha256)

@@ -12,9 +12,9 @@ use crate::archive::layout::Key;
 use crate::archive::listing::Journal;
 use crate::archive::manifest::document::{
     DayEntry, DayEvidence, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry, PeriodTotals,
-    RootDigest, WindowEntry, root_digest,
+    REVISED_SCHEMA, RevisionEntry, RootDigest, WindowEntry, root_digest,
 };
-use crate::archive::receipt::ReceiptFacts;
+use crate::archive::receipt::{ReceiptFacts, RevisionFacts, body_key};
 use crate::archive::records::{ArchiveRecord as _, RangeRecord, SOFTWARE};
 use crate::archive::window::Window;
 use crate::export::spec::ExportSpec;
@@ -81,7 +81,10 @@ pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeReco
                 .iter()
                 .map(|(window, entry)| (*window, entry))
                 .collect::<Vec<_>>(),
-            reported_of_day: receipts.values().filter_map(|facts| facts.day_reported).max(),
+            reported_of_day: receipts
+                .values()
+                .filter_map(|facts| facts.current_day_reported())
+                .max(),
             short: short.contains_key(&date),
             accepted: export.in_accepted_gap(date),
         })?);
@@ -98,7 +101,7 @@ pub fn build_statement(export: &ExportSpec, journal: &Journal, period: RangeReco
         source: export.source.clone(),
         period,
         totals: PeriodTotals::of(&windows, &day_entries),
-        root: root_digest(windows.iter().map(|window| &window.receipt)),
+        root: root_digest(windows.iter().flat_map(WindowEntry::receipts)),
         windows,
         days: day_entries,
         gaps: gaps.into_iter().collect(),
@@ -152,7 +155,48 @@ fn window_entry(window: Window, receipt: &ReceiptFacts) -> WindowEntry {
         reported_after: proof.reported_after,
         verdict: facts.verdict.recorded(),
         uncounted: facts.uncounted.as_deref().cloned(),
+        revisions: receipt
+            .revisions
+            .iter()
+            .filter_map(|later| revision_entry(window, later))
+            .collect(),
     }
+}
+
+fn revision_entry(window: Window, later: &RevisionFacts) -> Option<RevisionEntry> {
+    let RevisionFacts {
+        revision,
+        object,
+        summary,
+        proof,
+        supplement,
+        ..
+    } = later;
+    let key = |key: Key| key.relative().unwrap_or_default();
+    Some(RevisionEntry {
+        revision: *revision,
+        receipt: FileDigest {
+            key: key(Key::RevisionReceipt(window, *revision)),
+            sha256: proof.sha256.to_string(),
+        },
+        object: ObjectEntry {
+            key: key(body_key(window, *object)),
+            bytes: summary.bytes,
+            sha256: summary.sha256?.to_string(),
+            version_id: proof.version_id.as_deref().map(ToOwned::to_owned),
+        },
+        supplement: supplement.as_ref().map(|supplement| ObjectEntry {
+            key: key(Key::Supplement(window, *revision)),
+            bytes: supplement.bytes,
+            sha256: supplement.sha256.to_string(),
+            version_id: supplement.version_id.as_deref().map(ToOwned::to_owned),
+        }),
+        events: summary.events,
+        decompressed_bytes: proof.decompressed_bytes,
+        reported_before: proof.reported_before,
+        reported_after: proof.reported_after,
+        verdict: summary.verdict.recorded(),
+    })
 }
 
 impl Statement {
@@ -173,10 +217,11 @@ impl Statement {
 
     /// Returns the receipts that it states, with their days.
     pub fn receipts(&self) -> impl Iterator<Item = (Date, &FileDigest)> {
-        self.windows.iter().filter_map(|entry| {
+        let entries = self.windows.iter().filter_map(|entry| {
             let window: Window = entry.window.parse().ok()?;
-            Some((window.date(), &entry.receipt))
-        })
+            Some((window.date(), entry))
+        });
+        entries.flat_map(|(day, entry)| entry.receipts().map(move |receipt| (day, receipt)))
     }
 
     /// Returns the manifest for a position in the chain.
@@ -199,8 +244,10 @@ impl Statement {
             totals,
             root,
         } = self.clone();
+        let revised = windows.iter().any(|window| !window.revisions.is_empty());
+        let schema = if revised { REVISED_SCHEMA } else { Manifest::SCHEMA };
         Manifest {
-            schema: Manifest::SCHEMA.to_owned(),
+            schema: schema.to_owned(),
             sequence,
             space,
             scope,

@@ -26,7 +26,7 @@ use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFa
 use crate::archive::records::{RangeRecord, encode};
 use crate::archive::window::{HourSet, Window};
 use crate::export::shard::Shard;
-use crate::export::spec::{ExportSpec, RetryPolicy};
+use crate::export::spec::{ExportSpec, RecheckPolicy, RetryPolicy};
 use crate::pipeline::prover::hex;
 
 const SOURCE: &str = "https://a";
@@ -48,6 +48,7 @@ pub(super) fn export(last: i8) -> ExportSpec {
         accepted_gaps: Vec::new(),
         abandoned_head: None,
         unsigned_receipts_before: None,
+        recheck: RecheckPolicy::WhileListed,
         holder: "we".to_owned(),
         holder_epoch: None,
         single_writer: false,
@@ -85,6 +86,8 @@ impl StoredWindow {
             uncounted: None,
             sha256: (self.events > 0).then(|| Sha256Digest::of(self.window.to_string().as_bytes())),
             stored_now: false,
+            revision: 0,
+            late_events: 0,
         };
         if self.object && self.events > 0 {
             journal.objects.insert(self.window, summary.bytes);
@@ -102,6 +105,7 @@ impl StoredWindow {
             stored_at: Timestamp::UNIX_EPOCH,
             summary,
             proof,
+            revisions: Vec::new(),
         };
         journal.receipts.insert(self.window, Some(facts));
     }

@@ -74,6 +74,7 @@ pub struct EngineMetrics {
     downloaded: Counter,
     stored_bytes: Counter,
     stored_events: Counter,
+    late_events: Counter,
 }
 
 impl EngineMetrics {
@@ -88,6 +89,7 @@ impl EngineMetrics {
             downloaded: Counter::default(),
             stored_bytes: Counter::default(),
             stored_events: Counter::default(),
+            late_events: Counter::default(),
         };
         registry.register(
             "requests",
@@ -137,6 +139,11 @@ impl EngineMetrics {
             "stored_events",
             "Total events stored and proved by this process",
             metrics.stored_events.clone(),
+        );
+        registry.register(
+            "late_events",
+            "Total events that the service reported after their day was stored, and that are stored now too",
+            metrics.late_events.clone(),
         );
         metrics
     }
@@ -191,6 +198,13 @@ impl EngineObserver for EngineMetrics {
                 self.stored_bytes.inc_by(bytes);
                 "stored"
             }
+            WindowResult::Revised { events, bytes } => {
+                self.stored_events.inc_by(events);
+                self.late_events.inc_by(events);
+                self.stored_bytes.inc_by(bytes);
+                "revised"
+            }
+            WindowResult::Unchanged => "unchanged",
             WindowResult::Empty => "empty",
             WindowResult::Covered => "covered",
             WindowResult::Expired => "expired",

@@ -134,6 +134,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         // Problems of one window that need a manual decision.
         Reason::TooLarge
         | Reason::Short
+        | Reason::DayChanged
         | Reason::EventsUncounted
         | Reason::EmptyUnproved
         | Reason::ForeignObject => problem(RetryClass::Manual, Some(DAY)),

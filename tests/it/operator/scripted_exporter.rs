@@ -14,7 +14,7 @@ use eventexport::export::engine::{ReleaseReport, RunControl};
 use eventexport::export::failure::Failure;
 use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
-use eventexport::export::spec::{ExportSpec, RetryPolicy};
+use eventexport::export::spec::{ExportSpec, RecheckPolicy, RetryPolicy};
 use jiff::SignedDuration;
 use jiff::civil::date;
 use tokio::sync::watch;
@@ -120,6 +120,7 @@ impl Exporter for ScriptedExporter {
             accepted_gaps: Vec::new(),
             abandoned_head: None,
             unsigned_receipts_before: None,
+            recheck: RecheckPolicy::WhileListed,
             holder: format!("cluster/{}", owner.uid),
             holder_epoch: None,
             single_writer: true,

@@ -280,6 +280,8 @@ fn receipt(window: Window, windows: Windows) -> Receipt {
         transfer_end: Some("Length".to_owned()),
         resumes: 0,
         revision: 0,
+        supplement: None,
+        supplement_events: None,
         started_at: stored_at,
         stored_at,
         software: records::SOFTWARE.to_owned(),

@@ -1,0 +1,346 @@
+//! Late events: a stored day that grows is downloaded again, and each event is in the archive once.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::time::Duration;
+
+use eventexport::api::Reason;
+use eventexport::archive::counts::Verdict;
+use eventexport::archive::records::{LateRecord, Receipt, decode};
+use eventexport::export::snapshot::Snapshot;
+use eventexport::export::spec::{RecheckPolicy, RetryPolicy};
+use eventexport::simulator::{Settings, Simulator};
+use flate2::read::MultiGzDecoder;
+use jiff::civil::{Date, date};
+
+use super::chain::manifests;
+use super::fixture::{EngineFixture, gap, settings};
+
+fn june(day: i8) -> Date {
+    date(2018, 6, day)
+}
+
+fn read(fixture: &EngineFixture, key: &str) -> Option<Vec<u8>> {
+    std::fs::read(fixture.root().join(key)).ok()
+}
+
+fn receipt(fixture: &EngineFixture, name: &str) -> Option<Receipt> {
+    let bytes = read(fixture, &format!("_journal/{name}.receipt.json"))?;
+    Some(decode("receipt", &bytes).expect("a receipt"))
+}
+
+fn late(fixture: &EngineFixture, window: &str) -> Option<LateRecord> {
+    let bytes = read(fixture, &format!("_journal/{window}.late.json"))?;
+    Some(decode("late", &bytes).expect("a record of late events"))
+}
+
+/// Returns the lines of a gzip with the number of times that each is there.
+fn lines(gzip: &[u8]) -> BTreeMap<String, u64> {
+    let mut text = String::new();
+    MultiGzDecoder::new(gzip)
+        .read_to_string(&mut text)
+        .expect("a gzip of lines");
+    let mut lines = BTreeMap::new();
+    for line in text.lines() {
+        *lines.entry(line.to_owned()).or_default() += 1;
+    }
+    lines
+}
+
+/// Returns the lines of all objects of a day, as a query over `date=*/events*.json.gz` reads them.
+fn read_by_queries(fixture: &EngineFixture, day: Date) -> BTreeMap<String, u64> {
+    let prefix = format!("date={day}/events");
+    let mut all: BTreeMap<String, u64> = BTreeMap::new();
+    let files = fixture.files();
+    let files = files
+        .iter()
+        .filter(|name| name.starts_with(&prefix) && name.ends_with(".json.gz"));
+    for name in files {
+        for (line, times) in lines(&read(fixture, name).unwrap()) {
+            *all.entry(line).or_default() += times;
+        }
+    }
+    all
+}
+
+fn reasons(snapshot: &Snapshot) -> Vec<Reason> {
+    snapshot.problems.iter().map(|problem| problem.reason).collect()
+}
+
+/// Checks that readers of a day see each event of the service once.
+fn assert_each_event_once(fixture: &EngineFixture, day: Date) {
+    let served = lines(&fixture.served(day));
+    assert!(
+        read_by_queries(fixture, day) == served,
+        "readers of {day} see other events than the service has: {} instead of {}",
+        read_by_queries(fixture, day).values().sum::<u64>(),
+        served.values().sum::<u64>()
+    );
+}
+
+/// A service with as many events as the one of [`settings`], which are others.
+fn other_events() -> Settings {
+    Settings {
+        seed: 2,
+        ..settings()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_events_are_stored_beside_the_day_and_readers_see_each_event_once() {
+    let fixture = EngineFixture::start(settings(), june(1), june(4)).await;
+    assert!(fixture.run().await.complete);
+    let first = read(&fixture, "date=2018-06-03/events.json.gz").unwrap();
+    let sealed = read(&fixture, "_manifests/00000001.json").unwrap();
+    fixture.simulator.grow_day(june(3), 7);
+    let grown = fixture.run().await;
+    assert!(grown.complete, "{:?}", grown.problems);
+    assert_eq!((grown.events, grown.late_events), (4 * 240 + 7, 7));
+    assert_eq!(
+        fixture.simulator.ledger().opened,
+        5,
+        "only the grown day is downloaded"
+    );
+
+    let base = receipt(&fixture, "2018-06-03").unwrap();
+    let revised = receipt(&fixture, "2018-06-03.r1").unwrap();
+    assert_eq!((base.events, base.revision), (240, 0));
+    assert_eq!(
+        (
+            revised.events,
+            revised.revision,
+            revised.verdict,
+            revised.supplement_events
+        ),
+        (247, 1, Verdict::Matched, Some(7))
+    );
+    let body = read(&fixture, "_revisions/2018-06-03/1/events.json.gz").unwrap();
+    assert!(
+        body == fixture.served(june(3)),
+        "the later body is stored as sent"
+    );
+    let supplement = read(&fixture, "date=2018-06-03/events-r1.json.gz").unwrap();
+    assert_eq!(lines(&supplement).values().sum::<u64>(), 7);
+    assert_eq!(revised.supplement.unwrap().bytes, supplement.len() as u64);
+    assert!(first == read(&fixture, "date=2018-06-03/events.json.gz").unwrap());
+    for day in 1..=4 {
+        assert_each_event_once(&fixture, june(day));
+    }
+
+    // A manifest with the revision supersedes the one before.
+    assert!(sealed == read(&fixture, "_manifests/00000001.json").unwrap());
+    let manifests = manifests(&fixture.root());
+    assert_eq!(manifests.len(), 2);
+    let newest = &manifests[1];
+    assert_eq!(newest.schema, "eventexport.io/manifest/v2");
+    assert_eq!((newest.totals.events, newest.totals.reported), (967, 967));
+    assert_eq!(newest.windows[2].revisions[0].events, 247);
+
+    let again = fixture.run().await;
+    assert!(again.complete && again.grown.is_empty());
+    let ledger = fixture.simulator.ledger();
+    assert_eq!((ledger.opened, ledger.open_now), (5, 0), "nothing grew");
+    assert_eq!(ledger.violations, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_growth_is_a_revision_of_its_own() {
+    let fixture = EngineFixture::start(settings(), june(3), june(3)).await;
+    assert!(fixture.run().await.complete);
+    for (extra, revision, events) in [(7, 1, 247), (5, 2, 252)] {
+        fixture.simulator.grow_day(june(3), extra);
+        let snapshot = fixture.run().await;
+        assert!(snapshot.complete, "{:?}", snapshot.problems);
+        let revised = receipt(&fixture, &format!("2018-06-03.r{revision}")).unwrap();
+        assert_eq!((revised.events, revised.supplement_events), (events, Some(extra)));
+        assert_each_event_once(&fixture, june(3));
+    }
+    assert_eq!(fixture.simulator.ledger().opened, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_was_empty_gets_its_late_events() {
+    let mut settings = settings();
+    settings.volume.days.insert(june(3), 0);
+    let fixture = EngineFixture::start(settings, june(3), june(3)).await;
+    assert!(fixture.run().await.complete);
+    assert_eq!(receipt(&fixture, "2018-06-03").unwrap().verdict, Verdict::Empty);
+    fixture.simulator.grow_day(june(3), 7);
+    let snapshot = fixture.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+    assert_eq!(
+        receipt(&fixture, "2018-06-03.r1").unwrap().supplement_events,
+        Some(7)
+    );
+    assert_each_event_once(&fixture, june(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_day_is_compared_in_parts() {
+    let mut settings = settings();
+    settings.gzip.level = 0;
+    settings.volume.days.insert(june(3), 3_000);
+    let mut fixture = EngineFixture::start(settings, june(3), june(3)).await;
+    fixture.limits.part_mib = 1;
+    assert!(fixture.run().await.complete);
+    fixture.simulator.grow_day(june(3), 2_500);
+    let snapshot = fixture.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+    let revised = receipt(&fixture, "2018-06-03.r1").unwrap();
+    assert_eq!((revised.events, revised.supplement_events), (5_500, Some(2_500)));
+    assert_each_event_once(&fixture, june(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_comparison_can_be_turned_off_and_bounded() {
+    let mut fixture = EngineFixture::start(settings(), june(3), june(3)).await;
+    assert!(fixture.run().await.complete);
+    fixture.simulator.grow_day(june(3), 7);
+    // The clock of these tests is years later.
+    for recheck in [RecheckPolicy::Disabled, RecheckPolicy::Days(30)] {
+        fixture.export.recheck = recheck;
+        let before = fixture.simulator.ledger();
+        assert!(fixture.run().await.complete, "{recheck:?}");
+        assert_eq!(
+            fixture.simulator.ledger().requests,
+            before.requests,
+            "{recheck:?}"
+        );
+    }
+    fixture.export.recheck = RecheckPolicy::Days(3650);
+    assert!(fixture.run().await.complete);
+    assert_each_event_once(&fixture, june(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_whose_later_body_lacks_stored_events_is_left_for_a_person() {
+    let mut fixture = EngineFixture::start(other_events(), june(3), june(3)).await;
+    assert!(fixture.run().await.complete);
+    fixture.export.end = Some(june(4));
+    fixture.simulator = Simulator::start(settings()).await.unwrap();
+    assert!(fixture.run().await.complete, "the counts are equal");
+    fixture.simulator.grow_day(june(3), 7);
+    fixture.simulator.grow_day(june(4), 5);
+    let changed = fixture.run().await;
+    assert_eq!(reasons(&changed), [Reason::DayChanged], "{:?}", changed.problems);
+    let message = &changed.problems[0].message;
+    for part in ["2018-06-03", "240 events are stored", "247", "lack 240"] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    assert!(!changed.complete && !changed.finished);
+    // The archive stays proved for what it held, and nothing of the later body is there.
+    assert_eq!(changed.stored, 2);
+    assert_each_event_once(&fixture, june(4));
+    let of_day: Vec<String> = fixture
+        .files()
+        .into_iter()
+        .filter(|name| name.contains("2018-06-03") && !name.starts_with("_manifests"))
+        .collect();
+    assert_eq!(
+        of_day,
+        [
+            "_journal/2018-06-03.late.json",
+            "_journal/2018-06-03.receipt.json",
+            "date=2018-06-03/events.json.gz"
+        ]
+    );
+    let record = late(&fixture, "2018-06-03").unwrap();
+    assert_eq!((record.stored, record.reported), (240, 247));
+    let opened = fixture.simulator.ledger().opened;
+
+    // It is known: no session is opened again for the same count.
+    let again = fixture.run().await;
+    assert_eq!(reasons(&again), [Reason::DayChanged]);
+    let opened_again = fixture.simulator.ledger().opened;
+    assert_eq!(opened_again, opened);
+
+    fixture.export.accepted_gaps = vec![gap(june(3), june(3))];
+    let accepted = fixture.run().await;
+    assert!(accepted.complete, "{:?}", accepted.problems);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_events_that_the_service_does_not_give_are_short() {
+    let mut fixture = EngineFixture::start(settings(), june(3), june(3)).await;
+    assert!(fixture.run().await.complete);
+    // The listing counts more events than any download has.
+    fixture.simulator.add_preset("events-over@2018-06-03").unwrap();
+    let short = fixture.run().await;
+    assert_eq!(reasons(&short), [Reason::Short], "{:?}", short.problems);
+    assert!(!short.complete);
+    let record = late(&fixture, "2018-06-03").unwrap();
+    assert!(record.reported > 240 && record.changed.is_none());
+
+    // The service no longer reports them: the count of now is confirmed, without a session.
+    fixture.simulator = Simulator::start(settings()).await.unwrap();
+    let confirmed = fixture.run().await;
+    assert!(confirmed.complete, "{:?}", confirmed.problems);
+    assert_eq!(fixture.simulator.ledger().opened, 0);
+    let receipt = receipt(&fixture, "2018-06-03.r1").unwrap();
+    assert_eq!((receipt.events, receipt.reported_after), (240, Some(240)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_without_a_count_is_confirmed_when_the_service_gives_one() {
+    let fixture = EngineFixture::start(settings(), june(3), june(4)).await;
+    fixture.simulator.add_preset("events-403").unwrap();
+    assert!(fixture.run().await.complete);
+    assert_eq!(receipt(&fixture, "2018-06-03").unwrap().verdict, Verdict::Unknown);
+    fixture.simulator.set_faults(Vec::new());
+    fixture.simulator.grow_day(june(4), 7);
+    let snapshot = fixture.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+    // Equal: a receipt without a session; more: a download.
+    let confirmed = receipt(&fixture, "2018-06-03.r1").unwrap();
+    assert_eq!(
+        (confirmed.verdict, confirmed.reported_after, confirmed.supplement),
+        (Verdict::Matched, Some(240), None)
+    );
+    assert_eq!(confirmed.object.unwrap().key, "date=2018-06-03/events.json.gz");
+    let revised = receipt(&fixture, "2018-06-04.r1").unwrap();
+    assert_eq!((revised.events, revised.supplement_events), (247, Some(7)));
+    assert_eq!(fixture.simulator.ledger().opened, 3);
+    let again = fixture.run().await;
+    assert!(again.complete);
+    assert_eq!(receipt(&fixture, "2018-06-03.r2"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_events_of_a_day_in_hours_are_found_in_its_hours() {
+    let fixture = EngineFixture::start(settings(), june(3), june(3)).await;
+    let journal = fixture.root().join("_journal");
+    std::fs::create_dir_all(&journal).unwrap();
+    std::fs::write(
+        journal.join("2018-06-03.split.json"),
+        "{\"schema\":\"eventexport.io/split/v1\",\"why\":\"test\",\"at\":\"2018-06-05T00:00:00Z\"}\n",
+    )
+    .unwrap();
+    assert!(fixture.run().await.complete);
+    fixture.simulator.grow_day(june(3), 7);
+    let snapshot = fixture.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+    assert_eq!((snapshot.events, snapshot.late_events), (247, 7));
+    assert_each_event_once(&fixture, june(3));
+    assert_eq!(fixture.simulator.ledger().opened, 48);
+    assert!(fixture.run().await.complete);
+    assert_eq!(fixture.simulator.ledger().opened, 48);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_gives_no_counts_leaves_the_run_unfinished() {
+    let mut fixture = EngineFixture::start(settings(), june(3), june(3)).await;
+    assert!(fixture.run().await.complete);
+    fixture.simulator.add_preset("events-500").unwrap();
+    let unknown = fixture.run().await;
+    assert_eq!(
+        reasons(&unknown),
+        [Reason::SourceUnreachable],
+        "{:?}",
+        unknown.problems
+    );
+    // The operator asks again on the next day and stays complete.
+    fixture.export.retry_policy = RetryPolicy::Forever;
+    fixture.limits.listing_max_age = Duration::from_hours(1);
+    let idle = fixture.run().await;
+    assert!(idle.complete && idle.problems.is_empty(), "{:?}", idle.problems);
+}
