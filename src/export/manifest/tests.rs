@@ -350,7 +350,7 @@ fn a_manifest_of_another_schema_sequence_or_algorithm_is_rejected() {
     assert!(parse_manifest::<Manifest>("k", 1, with_more.as_bytes()).is_ok());
     assert!(parse_manifest::<Manifest>("k", 2, text.as_bytes()).is_err());
     for (from, to) in [
-        ("manifest/v1", "manifest/v2"),
+        ("manifest/v1", "manifest/v3"),
         ("\"sha256\",\"digest\"", "\"md5\",\"digest\""),
         ("\"totals\"", "\"total\""),
     ] {
