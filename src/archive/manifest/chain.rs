@@ -87,6 +87,8 @@ pub struct ChainAudit {
     pub named: BTreeSet<Window>,
     /// Windows with the receipt that a manifest lists which the holder of a given key wrote.
     pub attested: BTreeSet<Window>,
+    /// Digests of the receipts of later revisions that such a manifest lists, by window and number.
+    pub attested_revisions: BTreeSet<(Window, u32, String)>,
     /// Number and SHA-256 of the newest manifest, if it is valid.
     pub head: Option<(u64, String)>,
     /// Statements of the valid manifests.
@@ -137,6 +139,11 @@ pub fn validate(
             let receipt = receipts.get(&window);
             if walk.attested && receipt.is_some_and(|receipt| receipt.sha256 == entry.receipt.sha256) {
                 walk.audit.attested.insert(window);
+            }
+            if walk.attested {
+                let later = entry.revisions.iter();
+                let digests = later.map(|later| (window, later.revision, later.receipt.sha256.clone()));
+                walk.audit.attested_revisions.extend(digests);
             }
             // A later manifest of the same days supersedes this one: what it does not list need not exist any more.
             if valid && !later.contains(window) {

@@ -17,6 +17,7 @@ use super::observation::ObjectObservation;
 use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
 use super::report::VerifyReport;
+use super::revisions::RevisionReceipts;
 use crate::archive::coverage::Expectation;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::ArchiveRoot;
@@ -92,6 +93,8 @@ pub struct RootDocuments {
     pub receipts: Receipts,
     /// Status of the signatures of receipts that have one.
     pub receipt_signatures: ReceiptSignatures,
+    /// Receipts of later revisions.
+    pub revisions: RevisionReceipts,
     /// Every manifest, by number.
     pub manifests: BTreeMap<u64, SignedDocument>,
 }
@@ -111,7 +114,7 @@ pub async fn verify(
             .expectations
             .objects
             .iter()
-            .filter_map(|expected| root.contents.objects.get(&expected.window));
+            .filter_map(|expected| root.contents.object(&expected.key));
         for listed in present {
             progress.objects.fetch_add(1, Ordering::Relaxed);
             progress.bytes.fetch_add(listed.size, Ordering::Relaxed);
@@ -133,6 +136,9 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
     }
     for contents in &mut roots {
         contents.retain_objects(|_, window| options.includes(window.date()));
+        contents
+            .revisions
+            .retain(|(window, _), _| options.includes(window.date()));
     }
     let mut findings: Vec<Finding> = listing.outside.iter().map(UnknownFile::finding).collect();
     let irregular = options.store.list_irregular(&options.prefix).await?;
@@ -171,7 +177,12 @@ pub async fn read_documents(
     known: Option<(RootContents, RootDocuments)>,
 ) -> Result<RootDocuments, StoreError> {
     let store = &*options.store;
+    let later = contents
+        .revisions
+        .values()
+        .filter_map(|rows| rows.receipt.as_ref());
     let rows = contents.receipts.values().chain(contents.manifests.values());
+    let rows = rows.chain(later);
     let total = rows.fold(0_u64, |total, row| total.saturating_add(row.size));
     if total > DOCUMENTS_MAX_BYTES {
         return Err(StoreError::LimitExceeded {
@@ -212,6 +223,28 @@ pub async fn read_documents(
             out.receipt_signatures.insert(window, status);
         }
     }
+    let unread = contents.revisions.iter().filter_map(|(revision, rows)| {
+        let listed = rows.receipt.as_ref()?;
+        (!out.revisions.contains_key(revision)).then_some((*revision, listed, rows.signature.as_ref()))
+    });
+    let revisions: Vec<Option<_>> = stream::iter(unread.collect::<Vec<_>>())
+        .map(async |((window, number), listed, signature)| {
+            let bytes = get_document(store, &listed.key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
+            let read = match per_document(bytes)? {
+                Ok(None) => return Ok(None),
+                Ok(Some(bytes)) => {
+                    let status = check_receipt_signature(options, signature, &bytes).await?;
+                    let read = |bytes: &[u8]| read_receipt(&contents.root, window, number, bytes);
+                    (Document::new(&bytes, read), status)
+                }
+                Err(error) => (Document::unreadable(error), SignatureStatus::Absent),
+            };
+            Ok::<_, StoreError>(Some(((window, number), read)))
+        })
+        .buffer_unordered(DOCUMENT_CONCURRENCY)
+        .try_collect()
+        .await?;
+    out.revisions.extend(revisions.into_iter().flatten());
     for (number, listed) in &contents.manifests {
         if out.manifests.contains_key(number) {
             continue;
@@ -292,6 +325,8 @@ impl RootDocuments {
         };
         self.receipts.retain(|window, _| unchanged(window));
         self.receipt_signatures.retain(|window, _| unchanged(window));
+        self.revisions
+            .retain(|revision, _| old.revisions.get(revision) == new.revisions.get(revision));
         self.manifests.retain(|number, _| {
             old.manifests.get(number) == new.manifests.get(number)
                 && old.signatures.get(number) == new.signatures.get(number)
@@ -316,7 +351,7 @@ async fn check_objects(
     let sizes: BTreeSet<u64> = expected.iter().map(|expected| expected.bytes).collect();
     stream::iter(expected)
         .map(async |expected| {
-            let listed = contents.objects.get(&expected.window)?;
+            let listed = contents.object(&expected.key)?;
             let seen = if options.quick {
                 match options.store.head_recorded(&listed.key).await {
                     Ok(None) => return None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::revisions::RevisionRows;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
 use crate::archive::listing::Journal;
@@ -23,6 +24,8 @@ pub struct RootContents {
     pub receipts: BTreeMap<Window, ObjectSummary>,
     /// Rows of the signatures of receipts.
     pub receipt_signatures: BTreeMap<Window, ObjectSummary>,
+    /// Rows of later revisions, by window and number.
+    pub revisions: BTreeMap<(Window, u32), RevisionRows>,
     /// Rows of the manifests, by number.
     pub manifests: BTreeMap<u64, ObjectSummary>,
     /// Rows of the signatures, by the number of their manifest.
@@ -122,6 +125,7 @@ impl RootContents {
             objects: BTreeMap::new(),
             receipts: BTreeMap::new(),
             receipt_signatures: BTreeMap::new(),
+            revisions: BTreeMap::new(),
             manifests: BTreeMap::new(),
             signatures: BTreeMap::new(),
             unknown: Vec::new(),
@@ -135,12 +139,30 @@ impl RootContents {
             Key::Events(window) => drop(self.objects.insert(window, row)),
             Key::Receipt(window) => drop(self.receipts.insert(window, row)),
             Key::ReceiptSignature(window, 0) => drop(self.receipt_signatures.insert(window, row)),
+            Key::Revision(window, number) => self.revision(window, number).body = Some(row),
+            Key::Supplement(window, number) => self.revision(window, number).supplement = Some(row),
+            Key::RevisionReceipt(window, number) => self.revision(window, number).receipt = Some(row),
+            Key::ReceiptSignature(window, number) => self.revision(window, number).signature = Some(row),
             Key::Manifest(number) => drop(self.manifests.insert(number, row)),
             Key::Signature(number) => drop(self.signatures.insert(number, row)),
             Key::Other => self
                 .unknown
                 .push(UnknownFile::new(&row, self.relative_key(&row.key))),
             _ => {}
+        }
+    }
+
+    fn revision(&mut self, window: Window, number: u32) -> &mut RevisionRows {
+        self.revisions.entry((window, number)).or_default()
+    }
+
+    /// Returns the row of an object with events, of any revision, by its full key.
+    pub fn object(&self, key: &str) -> Option<&ObjectSummary> {
+        match self.root.parse(key) {
+            Key::Events(window) => self.objects.get(&window),
+            Key::Revision(window, number) => self.revisions.get(&(window, number))?.body.as_ref(),
+            Key::Supplement(window, number) => self.revisions.get(&(window, number))?.supplement.as_ref(),
+            _ => None,
         }
     }
 
@@ -180,6 +202,7 @@ impl RootContents {
         self.objects == other.objects
             && self.receipts == other.receipts
             && self.receipt_signatures == other.receipt_signatures
+            && self.revisions == other.revisions
             && self.manifests == other.manifests
             && self.signatures == other.signatures
             && attempts(self) == attempts(other)

@@ -15,3 +15,4 @@ pub mod observation;
 pub mod receipts;
 pub mod recheck;
 pub mod report;
+pub mod revisions;

@@ -11,6 +11,7 @@ use super::archive::{RootDocuments, VerifyOptions, list_roots, read_documents};
 use super::attestation::{Attestation, attest};
 use super::contents::RootContents;
 use super::receipts::{self, Expectations};
+use super::revisions::{add_revisions, attest_revisions};
 use crate::archive::coverage::{self, Coverage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
@@ -204,9 +205,12 @@ impl RootReading {
         chain.ledger.retain(|window, _| includes(*window));
         let receipts = receipts_in_range(options, &documents.receipts);
         contents.add_receipts(&receipts);
-        let expectations =
+        add_revisions(&mut contents, &documents.revisions);
+        let mut expectations =
             receipts::expected_objects(&contents, &receipts, &chain, &documents.receipt_signatures);
-        let attestations = attest(&receipts, &chain, &documents.receipt_signatures);
+        expectations.add_revisions(&contents, &documents.revisions, &chain);
+        let mut attestations = attest(&receipts, &chain, &documents.receipt_signatures);
+        attest_revisions(&mut attestations, &documents.revisions, &chain);
         let unattested: HourSet = attestations
             .iter()
             .filter(|(_, attestation)| **attestation == Attestation::ReceiptAlone)
@@ -243,7 +247,7 @@ impl RootReading {
         let objects = expectations
             .objects
             .iter()
-            .filter(|expected| !contents.objects.contains_key(&expected.window))
+            .filter(|expected| contents.object(&expected.key).is_none())
             .map(|expected| Absence {
                 key: expected.key.clone(),
                 window: Some(expected.window),
@@ -269,6 +273,12 @@ impl RootReading {
                 {
                     absent(contents.key(&Key::Receipt(window)))
                 }
+                (FindingKind::ObjectWithoutReceipt, None) => match contents.root.parse(&finding.key) {
+                    Key::Revision(window, number) | Key::Supplement(window, number) => {
+                        absent(contents.key(&Key::RevisionReceipt(window, number)))
+                    }
+                    _ => None,
+                },
                 (FindingKind::SignatureMissing, _) => match contents.root.parse(&finding.key) {
                     Key::Manifest(number) => absent(contents.key(&Key::Signature(number))),
                     _ => absent(contents.key(&Key::Manifest(1))),

@@ -106,7 +106,10 @@ pub(super) async fn archive_violations(fixture: &EngineFixture, created: &Creati
 }
 
 /// Runs new processes until the export is complete; returns the result of each.
-async fn resume_export(fixture: &EngineFixture, created: &Arc<CreationLog>) -> (bool, Vec<String>) {
+pub(super) async fn resume_export(
+    fixture: &EngineFixture,
+    created: &Arc<CreationLog>,
+) -> (bool, Vec<String>) {
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         // A session without a known id may be deleted after a quiet period.

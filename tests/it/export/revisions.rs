@@ -2,18 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use eventexport::api::Reason;
 use eventexport::archive::counts::Verdict;
+use eventexport::archive::finding::FindingKind;
 use eventexport::archive::records::{LateRecord, Receipt, decode};
+use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
+use eventexport::archive::verify::attestation::Unsigned;
+use eventexport::archive::verify::recheck::Recheck;
+use eventexport::archive::verify::report::VerifyReport;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::{RecheckPolicy, RetryPolicy};
 use eventexport::simulator::{Settings, Simulator};
+use eventexport::storage::Store;
 use flate2::read::MultiGzDecoder;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::civil::{Date, date};
+use tokio_util::sync::CancellationToken;
 
-use super::chain::manifests;
+use super::chain::{manifests, signing};
+use super::crashes::{archive_violations, resume_export};
+use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, gap, settings};
 
 fn june(day: i8) -> Date {
@@ -84,6 +96,41 @@ fn other_events() -> Settings {
         seed: 2,
         ..settings()
     }
+}
+
+/// Verifies the archive of the export.
+async fn verified(fixture: &EngineFixture) -> VerifyReport {
+    let options = VerifyOptions {
+        store: fixture.store(),
+        prefix: fixture.export.root.as_str().to_owned(),
+        expectation: None,
+        hour: None,
+        quick: false,
+        keys: Vec::new(),
+        unsigned: Unsigned::default(),
+        since: None,
+        until: None,
+        recheck: Recheck {
+            pause: Duration::from_millis(50),
+            ..Recheck::default()
+        },
+    };
+    verify(&options, &Arc::new(VerifyProgress::default()))
+        .await
+        .expect("the archive is verified")
+}
+
+/// Returns kind and key below the root of each error.
+async fn errors(fixture: &EngineFixture) -> Vec<(FindingKind, String)> {
+    let report = verified(fixture).await;
+    let root = fixture.export.root.as_str();
+    let findings = report.all().into_iter().filter(|finding| finding.kind.is_error());
+    findings
+        .map(|finding| {
+            let below = finding.key.strip_prefix(root).unwrap_or(&finding.key);
+            (finding.kind, below.to_owned())
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -343,4 +390,170 @@ async fn a_service_that_gives_no_counts_leaves_the_run_unfinished() {
     fixture.limits.listing_max_age = Duration::from_hours(1);
     let idle = fixture.run().await;
     assert!(idle.complete && idle.problems.is_empty(), "{:?}", idle.problems);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_proves_every_file_of_each_revision() {
+    let fixture = EngineFixture::start(settings(), june(3), june(4)).await;
+    assert!(fixture.run().await.complete);
+    for extra in [7, 5] {
+        fixture.simulator.grow_day(june(3), extra);
+        assert!(fixture.run().await.complete);
+    }
+    let report = verified(&fixture).await;
+    assert!(report.is_proved(), "{:?}", report.all());
+    let totals = report.roots[0].totals;
+    assert_eq!((totals.windows, totals.events, totals.late), (2, 240 + 252, 12));
+    // The first objects, two bodies and two supplements.
+    assert_eq!((totals.objects, totals.proved), (6, 6));
+
+    let damage = [
+        (
+            "date=2018-06-03/events-r1.json.gz",
+            vec![FindingKind::ObjectMissing],
+        ),
+        (
+            "_revisions/2018-06-03/2/events.json.gz",
+            vec![FindingKind::ObjectMissing],
+        ),
+        // The manifest and the later receipt both miss it.
+        (
+            "_journal/2018-06-03.r1.receipt.json",
+            vec![FindingKind::ReceiptMissing],
+        ),
+        // Its events have no proof.
+        (
+            "_journal/2018-06-03.r2.receipt.json",
+            vec![FindingKind::ReceiptMissing, FindingKind::ObjectWithoutReceipt],
+        ),
+    ];
+    for (key, kinds) in damage {
+        let path = fixture.root().join(key);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut found: Vec<FindingKind> = errors(&fixture).await.into_iter().map(|(kind, _)| kind).collect();
+        found.dedup();
+        assert_eq!(found, kinds, "without {key}: {:?}", errors(&fixture).await);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let supplement = fixture.root().join("date=2018-06-03/events-r1.json.gz");
+    let mut bytes = std::fs::read(&supplement).unwrap();
+    let last = bytes.len() - 6;
+    bytes[last] ^= 1;
+    std::fs::write(&supplement, &bytes).unwrap();
+    let found = errors(&fixture).await;
+    let changed = (
+        FindingKind::ObjectChanged,
+        "date=2018-06-03/events-r1.json.gz".to_owned(),
+    );
+    assert_eq!(found, [changed]);
+    bytes[last] ^= 1;
+    std::fs::write(&supplement, &bytes).unwrap();
+
+    // A file that no receipt states is a finding, and the proved ones stay proved.
+    std::fs::copy(
+        &supplement,
+        fixture.root().join("date=2018-06-03/events-r3.json.gz"),
+    )
+    .unwrap();
+    let added = (
+        FindingKind::ObjectWithoutReceipt,
+        "date=2018-06-03/events-r3.json.gz".to_owned(),
+    );
+    assert_eq!(errors(&fixture).await, [added]);
+    assert_eq!(verified(&fixture).await.roots[0].totals.windows, 2);
+}
+
+/// A day that grew after it was stored, in parts of a MiB, with signed receipts.
+async fn grown_day() -> EngineFixture {
+    let mut settings = settings();
+    settings.gzip.level = 0;
+    settings.volume.days.insert(june(2), 1_400);
+    let mut fixture = EngineFixture::start(settings, june(2), june(2)).await;
+    fixture.limits.part_mib = 1;
+    fixture.signing = signing();
+    assert!(fixture.run().await.complete);
+    fixture.simulator.grow_day(june(2), 1_300);
+    fixture
+}
+
+/// Injects a fault into a call of the process that stores the revision, then runs others until it is stored.
+async fn inject_fault(at: usize, fault: StoreFault) -> Vec<String> {
+    let fixture = grown_day().await;
+    let created = Arc::new(CreationLog::default());
+    let store = FaultyStore::new(fixture.store(), &created, at, fault);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    let mut complete = false;
+    // A panic outside of a window's task ends the run, as a crash does.
+    let run = AssertUnwindSafe(fixture.run_with(peers, CancellationToken::new())).catch_unwind();
+    tokio::select! {
+        ended = run => complete = ended.is_ok_and(|snapshot| snapshot.complete),
+        () = store.died.notified() => {}
+    }
+    let mut runs = vec![format!("{complete}")];
+    if !complete {
+        let more;
+        (complete, more) = resume_export(&fixture, &created).await;
+        runs.extend(more);
+    }
+    // A run that could not list may have ended before it compared the counts.
+    if receipt(&fixture, "2018-06-02.r1").is_none() {
+        complete &= fixture.run().await.complete;
+    }
+    let mut faults = archive_violations(&fixture, &created).await;
+    if !complete {
+        faults.push("never complete".to_owned());
+    }
+    match receipt(&fixture, "2018-06-02.r1") {
+        Some(revised) if revised.supplement_events == Some(1_300) && revised.revision == 1 => {}
+        other => faults.push(format!("receipt {other:?}")),
+    }
+    if receipt(&fixture, "2018-06-02.r2").is_some() {
+        faults.push("a second revision".to_owned());
+    }
+    if !fixture
+        .root()
+        .join("_journal/2018-06-02.r1.receipt.json.sig")
+        .exists()
+    {
+        faults.push("the receipt is not signed".to_owned());
+    }
+    if read_by_queries(&fixture, june(2)) != lines(&fixture.served(june(2))) {
+        faults.push("readers see other events".to_owned());
+    }
+    faults.extend(errors(&fixture).await.iter().map(|error| format!("{error:?}")));
+    if faults.is_empty() {
+        return faults;
+    }
+    let log = store.log.lock().unwrap().clone();
+    let call = log.get(at - 1).cloned().unwrap_or_default();
+    vec![format!("{fault:?} at {call}: {faults:?}; runs: {runs:?}")]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_any_store_call_leaves_the_revision_once_and_each_event_once() {
+    /// Concurrent exports, which mostly wait for timers.
+    const CONCURRENCY: usize = 12;
+    let fixture = grown_day().await;
+    let created = Arc::new(CreationLog::default());
+    let store = FaultyStore::new(fixture.store(), &created, 0, StoreFault::Fail);
+    let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+    assert!(fixture.run_with(peers, CancellationToken::new()).await.complete);
+    let log = store.log.lock().unwrap().join("\n");
+    for part in [
+        "part 2 of",
+        "events-r1.json.gz",
+        "_revisions/2018-06-02/1/",
+        "r1.receipt.json.sig",
+    ] {
+        assert!(log.contains(part), "{part} is not in\n{log}");
+    }
+    let moments = (1..=store.calls()).flat_map(|at| StoreFault::ALL.map(|fault| (at, fault)));
+    let faults: Vec<Vec<String>> = futures::stream::iter(moments)
+        .map(|(at, fault)| inject_fault(at, fault))
+        .buffer_unordered(CONCURRENCY)
+        .collect()
+        .await;
+    let faults = faults.concat();
+    assert!(faults.is_empty(), "{}:\n{}", faults.len(), faults.join("\n"));
 }
