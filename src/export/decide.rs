@@ -521,7 +521,9 @@ impl<'a> DecisionBuilder<'a> {
         let stored = self.coverage.covered.intersection(&self.wanted);
         let stored = stored.days().any(|(day, _)| export.rechecks(day, now));
         self.decision.recheck = recheck_due && stored;
-        self.report_recheck_failure();
+        if stored {
+            self.report_recheck_failure();
+        }
         let Some(counts) = counts else { return };
         let rechecks = |day| export.rechecks(day, now);
         let ListingComparison { grown, confirmed } =

@@ -399,10 +399,9 @@ impl ExportRun {
     /// while that is in progress.
     fn list_days(&mut self, decision: &RunDecision) -> bool {
         let now = Instant::now();
-        if self.journal.is_some() && !decision.recheck {
-            // What this run stores is compared with the counts of its download.
-            let max_age = self.ctx.shared.limits.listing_max_age;
-            self.recheck_at.get_or_insert(now + max_age);
+        if self.journal.is_some() && !decision.recheck && self.recheck_at.is_none_or(|at| now >= at) {
+            // Nothing is stored yet. What this run stores is compared with the counts of its download.
+            self.recheck_at = Some(now + self.ctx.shared.limits.listing_max_age);
         }
         let all = !decision.coverage.missing.is_empty() && now >= self.list_days_at;
         if (all || decision.recheck) && !self.is_listing_days() {

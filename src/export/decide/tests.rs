@@ -151,3 +151,15 @@ fn each_closed_period_is_sealed_whatever_other_periods_miss() {
     fixture.retry_state.record_head_checked();
     assert!(fixture.decide().complete);
 }
+
+#[test]
+fn a_failed_comparison_keeps_a_run_waiting_only_if_something_is_stored() {
+    for (open, idle) in [(24, true), (23, false)] {
+        // Nothing may start.
+        let mut fixture = split_day(open, 0);
+        let refused = Failure::manual(Reason::CredentialsRefused, "refused");
+        fixture.retry_state.record_recheck_failure(refused, at(99), 0.5);
+        let decision = fixture.decide();
+        assert_eq!(decision.idle, idle, "{open} open hours: {decision:?}");
+    }
+}

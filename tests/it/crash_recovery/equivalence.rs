@@ -70,6 +70,10 @@ fn manifest(bytes: &[u8]) -> Result<Vec<u8>> {
         remove(manifest.get_mut("root"), "digest"),
     ];
     ensure!(gone.iter().all(Option::is_some), "{manifest:#}");
+    // A directory has no bucket.
+    for field in ["bucket", "prefix"] {
+        remove(Some(&mut manifest), field);
+    }
     let windows = manifest.get_mut("windows").and_then(Value::as_array_mut);
     for window in windows.into_iter().flatten() {
         ensure!(
