@@ -43,6 +43,10 @@ pub struct Inspection {
     pub uncounted: u64,
     /// Their events.
     pub events: u64,
+    /// Those that came after the first receipt of their window.
+    pub late_events: u64,
+    /// Windows with later revisions.
+    pub revised: u64,
     /// Size of their objects in bytes.
     pub bytes: u64,
     /// Windows that were stored late.
@@ -150,6 +154,8 @@ pub fn inspect(
         empty: 0,
         uncounted: 0,
         events: 0,
+        late_events: 0,
+        revised: 0,
         bytes: 0,
         late: Vec::new(),
         mismatches: Vec::new(),
@@ -172,6 +178,8 @@ impl Inspection {
             self.windows += 1;
             self.events = self.events.saturating_add(summary.events);
             self.bytes = self.bytes.saturating_add(facts.stored_bytes());
+            self.late_events = self.late_events.saturating_add(facts.late_events());
+            self.revised += u64::from(facts.revision() > 0);
             self.empty += u64::from(summary.sha256.is_none());
             self.uncounted += u64::from(summary.verdict.recorded() == Verdict::Unknown);
         }

@@ -163,6 +163,8 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
         "empty": inspection.empty,
         "uncounted": inspection.uncounted,
         "events": inspection.events,
+        "lateEvents": inspection.late_events,
+        "revised": inspection.revised,
         "bytes": inspection.bytes,
         "manifests": inspection.manifests,
         "uncovered": inspection.uncovered.iter().take(UNCOVERED_LISTED).map(window_json).collect::<Vec<_>>(),
@@ -234,6 +236,16 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
                 human::bytes(inspection.bytes)
             ),
         );
+        if inspection.revised > 0 {
+            line(
+                "late events",
+                format!(
+                    "{}, of {} with later revisions",
+                    human::count(inspection.late_events),
+                    human::plural(inspection.revised, "window")
+                ),
+            );
+        }
         line("manifests", human::count(inspection.manifests));
         let late = inspection.late.iter().map(|late| {
             format!(

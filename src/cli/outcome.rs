@@ -1,14 +1,15 @@
 //! Outcome of an export by window, from its last snapshot; determines the exit code. No I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 
 use super::exit::Exit;
 use super::totals::ExportTotals;
 use crate::api::Reason;
 use crate::archive::counts::Verdict;
-use crate::archive::coverage::Damage;
+use crate::archive::coverage::{Damage, Growth};
 use crate::archive::listing::overlap;
 use crate::archive::manifest::Head;
 use crate::archive::receipt::{Sha256Digest, WindowFacts};
@@ -39,6 +40,8 @@ pub struct ExportOutcome {
     pub problems: Vec<Problem>,
     /// True if the destination was listed.
     pub observed: bool,
+    /// Stored days of which the service reports more events than the archive has.
+    pub grown: BTreeMap<Date, Growth>,
     /// True if a due manifest is missing.
     pub manifest_due: bool,
     /// Newest manifest, to be remembered outside of the archive.
@@ -172,6 +175,7 @@ pub fn evaluate(export: &ExportSpec, snapshot: &Snapshot, now: Timestamp) -> Exp
         rerun_at: rerun_at(&snapshot.problems),
         problems: snapshot.problems.clone(),
         observed: snapshot.observed,
+        grown: snapshot.grown.clone(),
         manifest_due: snapshot.manifest_due,
         head: snapshot.head.as_ref().map(|record| record.head.clone()),
         next_run_at: snapshot.next_run_at,

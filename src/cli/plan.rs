@@ -38,7 +38,8 @@ const RANGES_SHOWN: usize = 12;
 /// Show what a run would do, without opening a session.
 ///
 /// Prints the missing windows, and the sessions and requests that a run would need for them. Lists the destination and
-/// reads its receipts, if it is reachable; sends no request to the service. Exit code 0: a run can complete by itself;
+/// reads its receipts, if it is reachable; sends no request to the service, so it cannot show which stored days have grown
+/// (`inspect --ask-service` does): a run downloads those again. Exit code 0: a run can complete by itself;
 /// 1: the destination cannot be listed, or a window needs manual action; 2: the manifest is invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -222,6 +223,9 @@ fn render_text(
     for (window, damage) in damaged.clone().take(RANGES_SHOWN) {
         lines.push(format!("    {}: {window}: {damage}", damage.as_str()));
     }
+    for (window, message) in plan.changed.iter().take(RANGES_SHOWN) {
+        lines.push(format!("    DayChanged: {window}: {message}"));
+    }
     let more = damaged.count().saturating_sub(RANGES_SHOWN);
     if more > 0 {
         lines.push(format!("    … and {more} more damaged windows"));
@@ -273,6 +277,9 @@ fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListin
         "destinationListed": matches!(listing, DestinationListing::Listed(_)),
         "destinationWarning": listing.warning(export),
         "windows": plan.windows.iter().map(window).collect::<Vec<_>>(),
+        "changed": plan.changed.iter().map(|(window, message)| json!({
+            "window": window.to_string(), "message": message,
+        })).collect::<Vec<_>>(),
         "sessions": plan.sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "parallelSessions": plan.concurrency,
         "requests": plan.requests,

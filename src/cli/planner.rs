@@ -35,6 +35,8 @@ pub struct RunPlan {
     pub requests: u64,
     /// True if the service no longer has some hours of a day that is missing.
     pub expired_hours: bool,
+    /// Stored windows whose later body lacks stored events, with the explanation.
+    pub changed: Vec<(Window, String)>,
 }
 
 impl RunPlan {
@@ -42,7 +44,7 @@ impl RunPlan {
     /// no longer has a window.
     pub fn needs_manual_action(&self) -> bool {
         let bad = |state: &WindowState| matches!(state, WindowState::Damaged(_) | WindowState::Expired);
-        self.expired_hours || self.windows.iter().any(|(_, state)| bad(state))
+        self.expired_hours || !self.changed.is_empty() || self.windows.iter().any(|(_, state)| bad(state))
     }
 }
 
@@ -91,9 +93,26 @@ pub fn plan(export: &ExportSpec, listing: &DestinationListing, now: Timestamp) -
         windows,
         concurrency: sessions.len().min(export.parallelism),
         expired_hours: !coverage.expired.intersection(&coverage.missing).is_empty(),
+        changed: changed_windows(export, journal, now),
         requests,
         sessions,
     }
+}
+
+/// Returns the wanted windows whose later body lacks stored events, outside of accepted gaps.
+fn changed_windows(export: &ExportSpec, journal: &Journal, now: Timestamp) -> Vec<(Window, String)> {
+    let wanted: HourSet = export.windows(now).collect();
+    let changed = coverage::changed_windows(journal, Some(&export.source));
+    changed
+        .filter(|(window, ..)| wanted.intersects(*window) && !export.in_accepted_gap(window.date()))
+        .map(|(window, stored, late)| {
+            let text = format!(
+                "{stored} events are stored, the service reported {}, and its later body lacks stored events",
+                late.reported
+            );
+            (window, text)
+        })
+        .collect()
 }
 
 /// Returns one session for the window, or one for each missing hour of a day that is partly stored or was split.

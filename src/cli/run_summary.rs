@@ -201,6 +201,9 @@ fn export_json(outcome: &ExportOutcome, job: &PreparedExport) -> Value {
         "totals": totals_json(&outcome.totals),
         "missing": outcome.missing(RANGES_LISTED),
         "uncovered": uncovered_json(outcome),
+        "grown": outcome.grown.iter().map(|(date, growth)| json!({
+            "date": date, "stored": growth.stored, "reported": growth.reported,
+        })).collect::<Vec<_>>(),
         "manifestDue": outcome.manifest_due,
         "head": outcome.head.as_ref().map(ToString::to_string),
         "headKeyId": outcome.head.as_ref().and_then(|head| head.key_id.as_deref()),
@@ -240,6 +243,7 @@ fn totals_json(totals: &ExportTotals) -> Value {
         missing,
         expired,
         events,
+        late_events,
         bytes,
         bytes_now,
     } = totals;
@@ -256,6 +260,7 @@ fn totals_json(totals: &ExportTotals) -> Value {
         "missing": missing,
         "expired": expired,
         "events": events,
+        "lateEvents": late_events,
         "bytes": bytes,
         "bytesStoredNow": bytes_now,
     })

@@ -54,13 +54,18 @@ pub fn stored_text(outcome: &ExportOutcome, by_hour: bool) -> String {
     let with_object = stored - totals.empty;
     if with_object > 0 {
         text.push_str(" and the complete gzip as the service sent it");
+        let when = if outcome.grown.is_empty() {
+            "reports"
+        } else {
+            "reported when it was stored"
+        };
         let counted = with_object - totals.uncounted.min(with_object);
         if counted == with_object {
-            text.push_str(", with no fewer events than the service reports");
+            let _ = write!(text, ", with no fewer events than the service {when}");
         } else if counted > 0 {
             let _ = write!(
                 text,
-                ", with no fewer events than the service reports; for {} it reports no count",
+                ", with no fewer events than the service {when}; for {} it reports no count",
                 human::plural(totals.uncounted, window)
             );
         } else {
@@ -68,6 +73,13 @@ pub fn stored_text(outcome: &ExportOutcome, by_hour: bool) -> String {
         }
     }
     text.push('.');
+    if totals.late_events > 0 {
+        let _ = write!(
+            text,
+            " {} came late and are stored beside their day.",
+            human::plural(totals.late_events, "event")
+        );
+    }
     for (number, words) in [
         (totals.empty, "proved empty"),
         (
@@ -104,6 +116,13 @@ pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
             human::count(outcome.totals.expired)
         ));
     }
+    lines.extend(outcome.grown.iter().take(NAMED_MAX).map(|(date, growth)| {
+        format!(
+            "{date} has grown: {} stored, and the service now reports {}.",
+            human::plural(growth.stored, "event"),
+            human::count(growth.reported)
+        )
+    }));
     lines.extend(outcome.problems.iter().take(NAMED_MAX).map(problem));
     let more = outcome.problems.len().saturating_sub(NAMED_MAX);
     if more > 0 {

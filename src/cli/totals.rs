@@ -28,6 +28,8 @@ pub struct ExportTotals {
     pub expired: u64,
     /// Events counted.
     pub events: u64,
+    /// Those that came after the first receipt of their window.
+    pub late_events: u64,
     /// Bytes stored.
     pub bytes: u64,
     /// Bytes stored by this run.
@@ -52,6 +54,7 @@ impl ExportTotals {
         self.expired += u64::from(*state == WindowOutcome::Expired);
         let Some(facts) = stored else { return };
         self.events = self.events.saturating_add(facts.events);
+        self.late_events = self.late_events.saturating_add(facts.late_events);
         self.bytes = self.bytes.saturating_add(facts.bytes);
         if *state == WindowOutcome::StoredNow {
             self.bytes_now = self.bytes_now.saturating_add(facts.bytes);
@@ -84,6 +87,7 @@ impl ExportTotals {
             missing: self.missing + other.missing,
             expired: self.expired + other.expired,
             events: self.events.saturating_add(other.events),
+            late_events: self.late_events.saturating_add(other.late_events),
             bytes: self.bytes.saturating_add(other.bytes),
             bytes_now: self.bytes_now.saturating_add(other.bytes_now),
         }

@@ -29,6 +29,9 @@ const NOTE_BYTES: usize = 1000;
 /// Reason of the Event for a newer manifest.
 const MANIFEST_WRITTEN: &str = "ManifestWritten";
 
+/// Reason of the Event for late events of stored days.
+const LATE_EVENTS_STORED: &str = "LateEventsStored";
+
 /// Event before it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusEvent {
@@ -82,6 +85,15 @@ pub fn status_events(before: &EventExportStatus, after: &EventExportStatus) -> V
                 format!("{window}{}", error.message),
             ));
         }
+    }
+    let late = |status: &EventExportStatus| status.late_events.unwrap_or(0);
+    // What an export has when it is first observed is no news.
+    if before.events.is_some() && late(after) > late(before) {
+        let note = format!(
+            "{} events that arrived late are stored beside their day",
+            late(after) - late(before)
+        );
+        events.push(new_event(false, "Export", LATE_EVENTS_STORED, note));
     }
     if let Some(now) = became(ConditionType::Complete, "True") {
         events.push(new_event(

@@ -258,6 +258,12 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
             ", the rest are accepted gaps"
         };
         (Reason::Complete, format!("{counts}{gaps}"))
+    } else if *active == 0 && !snapshot.grown.is_empty() && snapshot.problems.is_empty() {
+        let days = snapshot.grown.len();
+        (
+            Reason::Exporting,
+            format!("{counts}; {days} days have late events, which are downloaded"),
+        )
     } else if *active > 0 {
         let failed = if *failed > 0 {
             format!(", {failed} to retry")
