@@ -618,8 +618,9 @@ mod tests {
 
     use super::*;
     use crate::archive::layout::AttemptId;
-    use crate::archive::listing::{AttemptFacts, ExpiredFacts};
-    use crate::archive::receipt::{ReceiptProof, Sha256Digest, WindowFacts};
+    use crate::archive::listing::{AttemptFacts, ExpiredFacts, RevisionFiles};
+    use crate::archive::receipt::{ReceiptProof, RevisionFacts, Sha256Digest, SupplementFacts, WindowFacts};
+    use crate::archive::records::ChangedRecord;
 
     const SOURCE: &str = "https://a";
 
@@ -985,6 +986,185 @@ mod tests {
                 assert_eq!(early.state(DAY), expected, "{name}, not due");
             }
         }
+    }
+
+    /// Adds a later revision with these events, of which those beyond the earlier ones are its supplement.
+    fn revise(journal: &mut Journal, window: Window, events: u64, reported: Option<u64>) {
+        let mut later = facts(events, reported, Some(70)).summary;
+        let stored = journal.receipts.get_mut(&window).unwrap().as_mut().unwrap();
+        let revision = stored.revision() + 1;
+        later.revision = revision;
+        let supplement = SupplementFacts {
+            bytes: 20,
+            events: events - stored.current().events,
+            sha256: Sha256Digest::default(),
+            version_id: None,
+        };
+        stored.revisions.push(RevisionFacts {
+            revision,
+            object: revision,
+            day_reported: None,
+            stored_at: Timestamp::from_second(i64::from(revision)).unwrap(),
+            summary: later,
+            proof: ReceiptProof::default(),
+            supplement: Some(supplement),
+        });
+        let files = RevisionFiles {
+            body: Some(70),
+            supplement: Some(20),
+            has_receipt: true,
+        };
+        journal.revisions.insert((window, revision), files);
+    }
+
+    fn record_late(journal: &mut Journal, reported: u64, second: i64, changed: bool) {
+        let changed = changed.then_some(ChangedRecord {
+            events: 4,
+            missing: 1,
+        });
+        let late = LateFacts {
+            source: SOURCE.to_owned(),
+            reported,
+            changed,
+            seen_at: Timestamp::from_second(second).unwrap(),
+        };
+        journal.late.insert(DAY, Some(late));
+    }
+
+    fn listed(count: Option<u64>) -> DayListing {
+        DayListing::new(vec![crate::tracker::Day {
+            date: DAY.date(),
+            count,
+            size: None,
+            types: None,
+            searchable: None,
+        }])
+    }
+
+    #[test]
+    fn a_stored_day_has_grown_if_the_service_lists_more_than_its_highest_revision_has() {
+        type Arrange = fn(&mut Journal);
+        let day: Arrange = |j| store(j, DAY, facts(5, Some(5), Some(50)));
+        let revised: Arrange = |j| {
+            store(j, DAY, facts(5, Some(5), Some(50)));
+            revise(j, DAY, 7, Some(7));
+        };
+        let in_hours: Arrange = |j| hours(j, 0..24, 24);
+        let without_an_hour: Arrange = |j| hours(j, 0..23, 23);
+        let unknown: Arrange = |j| {
+            let mut facts = facts(5, None, Some(50));
+            facts.summary.verdict = Verdict::Unknown;
+            store(j, DAY, facts);
+        };
+        let short: Arrange = |j| {
+            store(j, DAY, facts(5, Some(5), Some(50)));
+            record_late(j, 7, 1, false);
+        };
+        let table: Vec<(&str, Arrange, Option<u64>, Option<(u64, usize)>, bool)> = vec![
+            ("nothing stored", |_| {}, Some(5), None, false),
+            ("as many", day, Some(5), None, false),
+            ("fewer", day, Some(4), None, false),
+            ("more", day, Some(6), Some((5, 1)), false),
+            ("listed without a count", day, None, None, false),
+            ("as many as the revision", revised, Some(7), None, false),
+            ("more than the revision", revised, Some(8), Some((7, 1)), false),
+            ("the sum of the hours", in_hours, Some(24), None, false),
+            ("more than the hours", in_hours, Some(25), Some((24, 24)), false),
+            ("an hour is missing", without_an_hour, Some(30), None, false),
+            (
+                "proved empty",
+                |j| store(j, DAY, facts(0, Some(0), None)),
+                Some(3),
+                Some((0, 1)),
+                false,
+            ),
+            (
+                "the object is gone",
+                |j| {
+                    store(j, DAY, facts(5, Some(5), Some(50)));
+                    j.objects.clear();
+                },
+                Some(6),
+                None,
+                false,
+            ),
+            ("no count before, enough now", unknown, Some(5), None, true),
+            (
+                "no count before, too few now",
+                unknown,
+                Some(6),
+                Some((5, 1)),
+                false,
+            ),
+            ("reported and not given", short, Some(7), Some((5, 1)), false),
+            ("reported, and taken back", short, Some(5), None, true),
+        ];
+        for (name, arrange, count, grown, confirmed) in table {
+            let mut journal = Journal::default();
+            arrange(&mut journal);
+            let found = compare_with_listing(&journal, SOURCE, &listed(count), |_| true);
+            let growth = found.grown.get(&DAY.date());
+            let growth = growth.map(|growth| (growth.stored, growth.windows.len()));
+            assert_eq!(growth, grown, "{name}");
+            assert_eq!(!found.confirmed.is_empty(), confirmed, "{name}");
+            let excluded = compare_with_listing(&journal, SOURCE, &listed(count), |_| false);
+            assert_eq!(excluded, ListingComparison::default(), "{name}");
+        }
+        let mut journal = Journal::default();
+        day(&mut journal);
+        let nothing = compare_with_listing(&journal, SOURCE, &DayListing::default(), |_| true);
+        assert_eq!(nothing, ListingComparison::default(), "no longer listed");
+    }
+
+    #[test]
+    fn the_highest_revision_counts_and_each_of_its_files_must_be_there() {
+        let expectation = Expectation::of_source(SOURCE);
+        let mut journal = Journal::default();
+        store(&mut journal, DAY, facts(5, Some(7), Some(50)));
+        let state = |journal: &Journal| assess(&expectation, journal).state(DAY);
+        assert_eq!(
+            state(&journal),
+            damaged(Damage::Short {
+                events: 5,
+                reported: 7
+            })
+        );
+        revise(&mut journal, DAY, 7, Some(7));
+        assert_eq!(state(&journal), WindowState::Covered);
+        let key = |key: &str| format!("{key}.json.gz");
+        for (key, body, supplement) in [
+            (key("_revisions/2018-06-15/1/events"), None, Some(20)),
+            (key("date=2018-06-15/events-r1"), Some(70), None),
+        ] {
+            let mut damage = journal.clone();
+            let files = damage.revisions.get_mut(&(DAY, 1)).unwrap();
+            (files.body, files.supplement) = (body, supplement);
+            assert_eq!(state(&damage), damaged(Damage::RevisionMissing { key }));
+        }
+        let mut longer = journal.clone();
+        longer.revisions.get_mut(&(DAY, 1)).unwrap().supplement = Some(21);
+        assert!(matches!(
+            state(&longer),
+            WindowState::Damaged(Damage::RevisionSizeMismatch {
+                stated: 20,
+                found: 21,
+                ..
+            })
+        ));
+        // A record of late events counts if it is newer, and a changed body takes no proof away.
+        record_late(&mut journal, 9, 0, false);
+        assert_eq!(state(&journal), WindowState::Covered);
+        record_late(&mut journal, 9, 2, false);
+        assert_eq!(
+            state(&journal),
+            damaged(Damage::Short {
+                events: 7,
+                reported: 9
+            })
+        );
+        record_late(&mut journal, 9, 2, true);
+        assert_eq!(state(&journal), WindowState::Covered);
+        assert_eq!(changed_windows(&journal, Some(SOURCE)).count(), 1);
     }
 
     #[test]
