@@ -42,7 +42,7 @@ fn run_shell(folder: &Path, public_key: &Path, script: &str) -> Output {
 }
 
 /// Returns the steps that fail, with their output.
-fn failing_commands(folder: &Path, public_key: &Path) -> Vec<(String, String)> {
+pub(crate) fn failing_commands(folder: &Path, public_key: &Path) -> Vec<(String, String)> {
     let run = |command: AuditorCommand| {
         let output = run_shell(folder, public_key, &command.script);
         let printed = [output.stdout, output.stderr].concat();

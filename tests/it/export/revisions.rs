@@ -183,6 +183,13 @@ async fn late_events_are_stored_beside_the_day_and_readers_see_each_event_once()
     assert_eq!((newest.totals.events, newest.totals.reported), (967, 967));
     assert_eq!(newest.windows[2].revisions[0].events, 247);
 
+    // The commands of docs/auditor.md prove it too; it is not signed.
+    let failing = crate::auditor::failing_commands(&fixture.root(), std::path::Path::new("none.pem"));
+    assert!(
+        failing.iter().all(|(name, _)| name == "signatures"),
+        "{failing:?}"
+    );
+
     let again = fixture.run().await;
     assert!(again.complete && again.grown.is_empty());
     let ledger = fixture.simulator.ledger();
