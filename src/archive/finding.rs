@@ -59,6 +59,16 @@ pub enum FindingKind {
     Unattested,
     /// The chain does not have a remembered manifest.
     HeadMissing,
+    /// A checkpoint refers to an earlier one that does not exist.
+    CheckpointMissing,
+    /// The checkpoint differs from the digest in the next one.
+    CheckpointChanged,
+    /// The checkpoint cannot be parsed.
+    CheckpointUnreadable,
+    /// The checkpoint contradicts itself, or the receipts that it counts are others.
+    CheckpointInconsistent,
+    /// Days without a checkpoint.
+    CheckpointGap,
     /// The content could be counted only in part; the counted events are enough, or the service reported no count.
     EventsUncounted,
     /// Hours or days within the range are not covered.
@@ -105,6 +115,7 @@ impl FindingKind {
         !matches!(
             self,
             Self::EventsUncounted
+                | Self::CheckpointGap
                 | Self::SignatureUnchecked
                 | Self::SessionOpen
                 | Self::NotInManifest
@@ -213,6 +224,25 @@ impl FindingKind {
             Self::HeadMissing => {
                 "manifests were removed or replaced after this one was noted: restore them from a copy or an older \
                  version, and check that the archive is the one whose head was noted"
+            }
+            Self::CheckpointMissing => {
+                "a daily statement about the archive was removed: restore it from a copy or an older version, and find \
+                 out what else was removed with it"
+            }
+            Self::CheckpointChanged => {
+                "the checkpoint was edited or replaced after the next one was written: restore it from a copy or an older \
+                 version"
+            }
+            Self::CheckpointUnreadable => {
+                "the checkpoint proves nothing: restore it from a copy or an older version; if a later version of \
+                 eventexport wrote it, upgrade"
+            }
+            Self::CheckpointInconsistent => {
+                "receipts were changed after the checkpoint counted them, or the checkpoint was edited: restore them from a \
+                 copy or an older version"
+            }
+            Self::CheckpointGap => {
+                "the export wrote no checkpoint on these days: it was suspended or not running, or the operator was"
             }
             Self::Gap => {
                 "these events are not in the archive: run the export again while the service still has them, or \

@@ -36,6 +36,10 @@ pub struct Journal {
     pub attempts: BTreeMap<AttemptId, AttemptFacts>,
     /// Manifests.
     pub chain: ChainListing,
+    /// Days with a checkpoint.
+    pub checkpoints: BTreeSet<Date>,
+    /// Days with the signature of a checkpoint.
+    pub checkpoint_signatures: BTreeSet<Date>,
 }
 
 /// Files of a later revision of a window.
@@ -132,11 +136,11 @@ impl Journal {
             Key::Session(id, session) => self.attempts.entry(id).or_default().sessions.push(session),
             Key::Prepared(id) => self.attempts.entry(id).or_default().prepared = true,
             Key::Manifest(_) | Key::Signature(_) => self.chain.insert(&key),
+            Key::Checkpoint(day) => drop(self.checkpoints.insert(day)),
+            Key::CheckpointSignature(day) => drop(self.checkpoint_signatures.insert(day)),
             // Read where they count: before a receipt is stated, and by `verify`.
             Key::ReceiptSignature(..)
             | Key::ManifestTimestamp(_)
-            | Key::Checkpoint(_)
-            | Key::CheckpointSignature(_)
             | Key::CheckpointTimestamp(_)
             | Key::Other => {}
         }
@@ -175,6 +179,11 @@ impl Journal {
             facts.record = facts.record.or(known);
             self.attempts.insert(id, facts);
         }
+    }
+
+    /// True if the checkpoint of a day exists, and its signature does not.
+    pub fn is_unsigned_checkpoint(&self, day: Date) -> bool {
+        self.checkpoints.contains(&day) && !self.checkpoint_signatures.contains(&day)
     }
 
     /// True if an object or a receipt shares a cell with the window.

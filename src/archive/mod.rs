@@ -2,9 +2,10 @@
 //! nothing else: no service, no engine.
 //!
 //! Reading order: `window`, `layout` (keys), `records` (documents), `receipt`, `listing` (the only classifier of keys),
-//! `counts` (comparison with the reports of the service), `coverage` (the state of each window), `manifest`, `read` (the
+//! `checkpoint`, `counts` (comparison with the reports of the service), `coverage` (the state of each window), `manifest`, `read` (the
 //! journal of a root), `inspect`, `verify`.
 
+pub mod checkpoint;
 pub mod counts;
 pub mod coverage;
 pub mod finding;

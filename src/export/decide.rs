@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
+use super::checkpoint::{due_at, is_due};
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
 use super::manifest::periods::periods;
 use super::retry_state::{RECHECK_ATTEMPTS_MAX, RetryEntry, RetryState};
@@ -44,6 +45,10 @@ pub struct RunObservation<'a> {
     pub in_progress: &'a BTreeSet<AttemptId>,
     /// True while this process writes a manifest.
     pub sealing: bool,
+    /// True if a task writes a checkpoint.
+    pub checkpointing: bool,
+    /// True if checkpoints are signed.
+    pub signs: bool,
     /// Failures and results of earlier steps of this run.
     pub retry_state: &'a RetryState,
     /// Oldest day that the service lists now, if known.
@@ -81,6 +86,8 @@ pub struct RunDecision {
     pub seal: Option<SealStep>,
     /// True if a manifest is due that is not known to exist.
     pub sealing: bool,
+    /// Day to write the checkpoint of now.
+    pub checkpoint: Option<Date>,
     /// Problems and waits, most severe first.
     pub problems: Vec<Problem>,
     /// Time of the next change that no event announces; `None`: never.
@@ -746,10 +753,13 @@ impl<'a> DecisionBuilder<'a> {
         self.decision.complete =
             self.decision.finished && export.end.is_some() && self.coverage.not_due.is_empty();
         self.plan_manifest();
+        self.plan_checkpoint();
         let decision = &self.decision;
         let idle = active.is_empty()
             && !sealing
             && decision.seal.is_none()
+            && !self.observation.checkpointing
+            && decision.checkpoint.is_none()
             && in_progress.is_empty()
             && decision.start.is_empty()
             && decision.revise.is_empty()
@@ -815,6 +825,38 @@ impl<'a> DecisionBuilder<'a> {
             self.report_failure(None, entry);
         } else {
             self.decision.seal = Some(step);
+        }
+    }
+
+    /// Plans the checkpoint of the day: after the manifests that are due, and not while the remembered head is missing.
+    fn plan_checkpoint(&mut self) {
+        let RunObservation {
+            export,
+            journal,
+            retry_state,
+            now,
+            store_now,
+            sealing,
+            checkpointing,
+            signs,
+            ..
+        } = *self.observation;
+        let waits = sealing || checkpointing || retry_state.head_due || self.decision.seal.is_some();
+        let Some(day) = is_due(export, journal, store_now, signs).filter(|_| !waits) else {
+            return;
+        };
+        let finished = self.decision.coverage.missing.is_empty() && self.decision.open_attempts.is_empty();
+        let latest = due_at(day);
+        if !finished && store_now < latest {
+            // What is stored until then is counted.
+            self.wake_at(self.to_local_clock(latest));
+            return;
+        }
+        let failed = retry_state.checkpoint_retry.as_ref();
+        match failed.filter(|entry| entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy)) {
+            Some(entry) => self.report_failure(None, entry),
+            None if self.backing_off => {}
+            None => self.decision.checkpoint = Some(day),
         }
     }
 

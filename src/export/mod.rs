@@ -9,6 +9,7 @@ mod active_work;
 mod attempt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
+mod checkpoint;
 mod commit;
 pub mod connect;
 pub mod decide;

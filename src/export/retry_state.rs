@@ -45,6 +45,8 @@ pub struct RetryState {
     pub head_due: bool,
     /// Failure of the last attempt to write a manifest.
     pub seal_retry: Option<RetryEntry>,
+    /// Failure of the last attempt to write a checkpoint.
+    pub checkpoint_retry: Option<RetryEntry>,
     /// Maximum time to wait for a session while none can be opened; `None`: no limit.
     pub session_wait: Option<Duration>,
 }
@@ -115,6 +117,7 @@ impl RetryState {
         self.sealed.clear();
         let windows = self.windows.values_mut();
         let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
+        let others = others.chain(&mut self.checkpoint_retry);
         for entry in windows.chain(others).chain(&mut self.export_backoff) {
             // Not what a peer or a rule set, such as Retry-After and the second look at an expired day.
             let set = matches!(
@@ -175,6 +178,11 @@ impl RetryState {
     pub fn record_seal(&mut self, period: RangeRecord) {
         self.seal_retry = None;
         self.sealed.insert(period);
+    }
+
+    /// Records a failure to write a checkpoint.
+    pub fn record_checkpoint_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
+        self.checkpoint_retry = Some(next_entry(self.checkpoint_retry.as_ref(), failure, now, jitter));
     }
 
     /// Records that the remembered head is in the chain.

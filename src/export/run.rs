@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 
 use super::active_work::{ActiveWork, EventEffect};
 use super::attempt::{AttemptReport, PriorEvidence, WindowOutcome, export_window};
+use super::checkpoint::{CheckpointDraft, write_checkpoint};
 use super::commit::ReceiptWrite;
 use super::decide::{
     HELD_RELIST_INTERVAL, RunDecision, RunObservation, SealStep, decide, other_hours_events,
@@ -121,6 +122,7 @@ enum RunTask {
     CheckHead,
     Confirm(Window),
     Seal(RangeRecord),
+    Checkpoint(Date),
     ListDays,
 }
 
@@ -136,6 +138,7 @@ enum RunTaskResult {
         Result<(ChainListing, Option<HeadRecord>), Failure>,
         ChainCache,
     ),
+    Checkpoint(Date, Result<(), Failure>),
     Confirm(Window, Result<ReceiptWrite, Failure>),
     ListDays(Result<Option<Arc<DayListing>>, Failure>),
 }
@@ -353,6 +356,11 @@ impl ExportRun {
                 .running
                 .values()
                 .any(|task| matches!(task, RunTask::Seal(_) | RunTask::CheckHead)),
+            checkpointing: self
+                .running
+                .values()
+                .any(|task| matches!(task, RunTask::Checkpoint(_))),
+            signs: self.ctx.peers.signing.available().is_some(),
             retry_state: &self.retry_state,
             oldest_listed: self
                 .ctx
@@ -490,6 +498,9 @@ impl ExportRun {
         }
         for confirmation in decision.confirm {
             self.confirm(confirmation);
+        }
+        if let Some(day) = decision.checkpoint {
+            self.checkpoint(day);
         }
         let journaled_sessions = Arc::new(self.journaled_sessions());
         for window in decision.start.into_iter().chain(decision.revise) {
@@ -711,6 +722,33 @@ impl ExportRun {
         });
     }
 
+    /// Starts the task that writes the checkpoint of a day.
+    fn checkpoint(&mut self, day: Date) {
+        let Some(journal) = &self.journal else { return };
+        let (sealed, head) = (&self.retry_state.sealed, self.head.as_ref());
+        let draft = CheckpointDraft::new(&self.ctx.export, journal, sealed, head, day);
+        self.spawn(RunTask::Checkpoint(day), move |ctx| async move {
+            RunTaskResult::Checkpoint(day, write_checkpoint(&ctx, &draft).await)
+        });
+    }
+
+    fn checkpoint_done(&mut self, day: Date, outcome: Result<(), Failure>, now: Timestamp) {
+        match outcome {
+            Ok(()) => {
+                self.retry_state.checkpoint_retry = None;
+                if let Some(journal) = &mut self.journal {
+                    journal.checkpoints.insert(day);
+                    journal.checkpoint_signatures.insert(day);
+                }
+            }
+            Err(failure) => {
+                tracing::info!(%day, reason = %failure.reason, error = failure.message, "cannot write checkpoint");
+                self.retry_state
+                    .record_checkpoint_failure(failure, now, rand::random());
+            }
+        }
+    }
+
     /// Waits for a result, the stop signal, a new session or `wake`, and processes all results that are there.
     async fn wait(&mut self, wake: Option<Timestamp>) {
         let until = wake.map_or(SLEEP_MAX, |at| {
@@ -819,6 +857,7 @@ impl ExportRun {
                         self.seal_done(period, outcome, now);
                     }
                     RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
+                    RunTaskResult::Checkpoint(day, outcome) => self.checkpoint_done(day, outcome, now),
                     RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
                 }
             }
@@ -846,6 +885,7 @@ impl ExportRun {
                         self.retry_state
                             .record_failure(window, failure, now, rand::random());
                     }
+                    Some(RunTask::Checkpoint(day)) => self.checkpoint_done(day, Err(failure), now),
                     Some(RunTask::ListDays) => self.list_days_done(Err(failure), now),
                     None => {}
                 }
@@ -1154,6 +1194,7 @@ impl ExportRun {
             | RunTask::CheckHead
             | RunTask::Confirm(_)
             | RunTask::Seal(_)
+            | RunTask::Checkpoint(_)
             | RunTask::ListDays => None,
         });
         windows.collect()
@@ -1169,6 +1210,7 @@ impl ExportRun {
             | RunTask::CheckHead
             | RunTask::Confirm(_)
             | RunTask::Seal(_)
+            | RunTask::Checkpoint(_)
             | RunTask::ListDays => None,
         }));
         in_progress

@@ -18,6 +18,7 @@ use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
 use super::report::VerifyReport;
 use super::revisions::RevisionReceipts;
+use crate::archive::checkpoint::{Checkpoint, SignedCheckpoint, parse_checkpoint};
 use crate::archive::coverage::Expectation;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::ArchiveRoot;
@@ -86,7 +87,7 @@ pub struct VerifyProgress {
     pub bytes_done: AtomicU64,
 }
 
-/// Receipts and manifests of a root.
+/// Receipts, manifests and checkpoints of a root.
 #[derive(Debug, Default)]
 pub struct RootDocuments {
     /// Every receipt.
@@ -97,6 +98,8 @@ pub struct RootDocuments {
     pub revisions: RevisionReceipts,
     /// Every manifest, by number.
     pub manifests: BTreeMap<u64, SignedDocument>,
+    /// Every checkpoint, by day.
+    pub checkpoints: BTreeMap<Date, SignedCheckpoint>,
 }
 
 /// Verifies an archive. Fails only on errors of the store.
@@ -183,12 +186,13 @@ pub async fn read_documents(
         .filter_map(|rows| rows.receipt.as_ref());
     let rows = contents.receipts.values().chain(contents.manifests.values());
     let rows = rows.chain(later);
+    let rows = rows.chain(contents.checkpoints.values());
     let total = rows.fold(0_u64, |total, row| total.saturating_add(row.size));
     if total > DOCUMENTS_MAX_BYTES {
         return Err(StoreError::LimitExceeded {
             store: store.identity().to_string(),
             key: contents.root.as_str().to_owned(),
-            limit: format!("{DOCUMENTS_MAX_BYTES} bytes of receipts and manifests"),
+            limit: format!("{DOCUMENTS_MAX_BYTES} bytes of receipts, manifests and checkpoints"),
         });
     }
     let mut out = known.map_or_else(RootDocuments::default, |(old, documents)| {
@@ -254,7 +258,47 @@ pub async fn read_documents(
             out.manifests.insert(*number, document);
         }
     }
+    let unread = contents
+        .checkpoints
+        .iter()
+        .filter(|(day, _)| !out.checkpoints.contains_key(*day));
+    let checkpoints: Vec<Option<_>> = stream::iter(unread.collect::<Vec<_>>())
+        .map(async |(day, listed)| {
+            let signature = contents.checkpoint_signatures.get(day);
+            let read = read_checkpoint(options, *day, listed, signature).await?;
+            Ok::<_, StoreError>(read.map(|document| (*day, document)))
+        })
+        .buffer_unordered(DOCUMENT_CONCURRENCY)
+        .try_collect()
+        .await?;
+    out.checkpoints.extend(checkpoints.into_iter().flatten());
     Ok(out)
+}
+
+/// Reads a checkpoint and its signature; `None` if the checkpoint does not exist.
+async fn read_checkpoint(
+    options: &VerifyOptions,
+    day: Date,
+    listed: &ObjectSummary,
+    signature: Option<&ObjectSummary>,
+) -> Result<Option<SignedCheckpoint>, StoreError> {
+    let store = &*options.store;
+    let bytes = get_document(store, &listed.key, RECORD_MAX_BYTES, Checkpoint::SCHEMA).await;
+    let bytes = match per_document(bytes)? {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => bytes,
+        Err(error) => return Ok(Some((Document::unreadable(error), SignatureStatus::Absent))),
+    };
+    let signature = match signature {
+        None => None,
+        Some(listed) => match read_signature(store, &listed.key).await? {
+            Ok(signature) => signature,
+            Err(error) => return Ok(Some((Document::unreadable(error), SignatureStatus::Absent))),
+        },
+    };
+    let status = signature::check(&bytes, signature.as_deref(), &options.keys);
+    let document = Document::new(&bytes, |bytes| parse_checkpoint(&listed.key, day, bytes));
+    Ok(Some((document, status)))
 }
 
 /// Reads a manifest and its signature; `None` if the manifest does not exist.
@@ -330,6 +374,10 @@ impl RootDocuments {
         self.manifests.retain(|number, _| {
             old.manifests.get(number) == new.manifests.get(number)
                 && old.signatures.get(number) == new.signatures.get(number)
+        });
+        self.checkpoints.retain(|day, _| {
+            old.checkpoints.get(day) == new.checkpoints.get(day)
+                && old.checkpoint_signatures.get(day) == new.checkpoint_signatures.get(day)
         });
         self
     }

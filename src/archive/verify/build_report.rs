@@ -32,6 +32,7 @@ pub fn build_report(
     let RootReading {
         mut contents,
         chain,
+        checkpoints,
         expectations,
         range,
         coverage,
@@ -51,7 +52,7 @@ pub fn build_report(
         }
         findings.push(finding);
     };
-    for finding in expectations.findings {
+    for finding in expectations.findings.into_iter().chain(checkpoints.findings) {
         add(&mut findings, finding);
     }
     for (expected, seen) in expectations.objects.iter().zip(seen) {
@@ -107,6 +108,7 @@ pub fn build_report(
             .expected("a signed manifest or a signed receipt")
             .found(format!("{range}, by receipts alone"))
     }));
+    findings.extend(checkpoints.remarks);
     findings.extend(build_remarks(
         &contents,
         &chain,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::civil::Date;
+
 use super::revisions::RevisionRows;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
@@ -30,6 +32,10 @@ pub struct RootContents {
     pub manifests: BTreeMap<u64, ObjectSummary>,
     /// Rows of the signatures, by the number of their manifest.
     pub signatures: BTreeMap<u64, ObjectSummary>,
+    /// Rows of the checkpoints, by day.
+    pub checkpoints: BTreeMap<Date, ObjectSummary>,
+    /// Rows of the signatures of checkpoints.
+    pub checkpoint_signatures: BTreeMap<Date, ObjectSummary>,
     /// Files that do not belong to the archive, in no order.
     pub unknown: Vec<UnknownFile>,
 }
@@ -128,6 +134,8 @@ impl RootContents {
             revisions: BTreeMap::new(),
             manifests: BTreeMap::new(),
             signatures: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            checkpoint_signatures: BTreeMap::new(),
             unknown: Vec::new(),
         }
     }
@@ -144,6 +152,8 @@ impl RootContents {
             Key::RevisionReceipt(window, number) => self.revision(window, number).receipt = Some(row),
             Key::ReceiptSignature(window, number) => self.revision(window, number).signature = Some(row),
             Key::Manifest(number) => drop(self.manifests.insert(number, row)),
+            Key::Checkpoint(day) => drop(self.checkpoints.insert(day, row)),
+            Key::CheckpointSignature(day) => drop(self.checkpoint_signatures.insert(day, row)),
             Key::Signature(number) => drop(self.signatures.insert(number, row)),
             Key::Other => self
                 .unknown
@@ -205,6 +215,8 @@ impl RootContents {
             && self.revisions == other.revisions
             && self.manifests == other.manifests
             && self.signatures == other.signatures
+            && self.checkpoints == other.checkpoints
+            && self.checkpoint_signatures == other.checkpoint_signatures
             && attempts(self) == attempts(other)
     }
 

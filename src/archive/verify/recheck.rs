@@ -12,6 +12,7 @@ use super::attestation::{Attestation, attest};
 use super::contents::RootContents;
 use super::receipts::{self, Expectations};
 use super::revisions::{add_revisions, attest_revisions};
+use crate::archive::checkpoint::{self, CheckpointAudit, CheckpointEvidence};
 use crate::archive::coverage::{self, Coverage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
@@ -58,6 +59,8 @@ pub struct RootReading {
     pub documents: RootDocuments,
     /// Check of the manifests.
     pub chain: ChainAudit,
+    /// Check of the checkpoints.
+    pub checkpoints: CheckpointAudit,
     /// Objects that must exist.
     pub expectations: Expectations,
     /// The range that the root must cover.
@@ -202,6 +205,16 @@ impl RootReading {
             &documents.receipts,
             options.requires_signed_manifests(),
         );
+        let checkpoints = checkpoint::validate(
+            &contents.root,
+            &documents.checkpoints,
+            &CheckpointEvidence {
+                manifests: &documents.manifests,
+                receipts: &documents.receipts,
+                sealed: &chain.sealed.wanted,
+                require_signature: options.requires_signed_manifests(),
+            },
+        );
         chain.ledger.retain(|window, _| includes(*window));
         let receipts = receipts_in_range(options, &documents.receipts);
         contents.add_receipts(&receipts);
@@ -223,6 +236,7 @@ impl RootReading {
             contents,
             documents,
             chain,
+            checkpoints,
             expectations,
             range,
             coverage,
@@ -237,6 +251,7 @@ impl RootReading {
             contents,
             documents,
             chain,
+            checkpoints,
             expectations,
             coverage,
             attestations,
@@ -256,6 +271,7 @@ impl RootReading {
             .findings
             .iter()
             .chain(&chain.findings)
+            .chain(&checkpoints.findings)
             .chain(&orphaned);
         let documents = findings.filter_map(|finding| {
             let absent = |key| {
@@ -265,9 +281,12 @@ impl RootReading {
                 })
             };
             match (finding.kind, finding.window) {
-                (FindingKind::ReceiptMissing | FindingKind::ManifestMissing, _) => {
-                    absent(finding.key.clone())
-                }
+                (
+                    FindingKind::ReceiptMissing
+                    | FindingKind::ManifestMissing
+                    | FindingKind::CheckpointMissing,
+                    _,
+                ) => absent(finding.key.clone()),
                 (FindingKind::ObjectWithoutReceipt, Some(window))
                     if !documents.receipts.contains_key(&window) =>
                 {
@@ -281,6 +300,7 @@ impl RootReading {
                 },
                 (FindingKind::SignatureMissing, _) => match contents.root.parse(&finding.key) {
                     Key::Manifest(number) => absent(contents.key(&Key::Signature(number))),
+                    Key::Checkpoint(day) => absent(contents.key(&Key::CheckpointSignature(day))),
                     _ => absent(contents.key(&Key::Manifest(1))),
                 },
                 _ => None,

@@ -47,6 +47,8 @@ impl DecisionFixture {
             active: &self.active,
             in_progress: &self.in_progress,
             sealing: self.sealing,
+            checkpointing: false,
+            signs: false,
             retry_state: &self.retry_state,
             oldest_listed: None,
             counts: None,

@@ -12,4 +12,4 @@ pub mod sign;
 pub mod statement;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -32,7 +32,7 @@ use crate::pipeline::prover::hex;
 const SOURCE: &str = "https://a";
 
 /// Returns an export of June 2018 up to and including a day.
-pub(super) fn export(last: i8) -> ExportSpec {
+pub(in crate::export) fn export(last: i8) -> ExportSpec {
     ExportSpec {
         name: "x".to_owned(),
         space: "s".to_owned(),
