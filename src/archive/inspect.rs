@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use super::counts::{DayListing, DayLookup, SplitDay, Verdict, compare_counts, is_grown, split_days};
 use super::coverage::{self, Coverage, Expectation, WindowState};
 use super::listing::Journal;
+use super::manifest::Head;
 use super::manifest::chain::SealedPeriods;
 use super::range::{self, RangeBasis};
 use super::window::{HourSet, Window};
@@ -57,6 +58,8 @@ pub struct Inspection {
     pub sessions: Vec<(Window, String)>,
     /// Existing manifests.
     pub manifests: u64,
+    /// The newest manifest, if it was read.
+    pub head: Option<Head>,
     /// Days that have grown in the service since they were stored; `None` if the service was not asked.
     pub grown: Option<Vec<GrownDay>>,
 }
@@ -164,6 +167,7 @@ pub fn inspect(
             .map(|(id, session)| (id.window, session.clone()))
             .collect(),
         manifests: journal.chain.manifests.len() as u64,
+        head: journal.chain.head(),
         grown: None,
     };
     out.add_totals(journal, &coverage);

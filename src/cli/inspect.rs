@@ -167,6 +167,7 @@ fn root_json(root: &str, inspection: &Inspection) -> Value {
         "revised": inspection.revised,
         "bytes": inspection.bytes,
         "manifests": inspection.manifests,
+        "head": inspection.head.as_ref().map(ToString::to_string),
         "uncovered": inspection.uncovered.iter().take(UNCOVERED_LISTED).map(window_json).collect::<Vec<_>>(),
         "late": inspection.late.iter().map(|late| json!({
             "window": late.window.to_string(), "storedAt": late.stored_at, "daysAfterEnd": late.days,
@@ -247,6 +248,9 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
             );
         }
         line("manifests", human::count(inspection.manifests));
+        if let Some(head) = &inspection.head {
+            line("head", head.to_string());
+        }
         let late = inspection.late.iter().map(|late| {
             format!(
                 "{} stored {}, {} after its end",

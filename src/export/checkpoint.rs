@@ -29,7 +29,10 @@ use crate::archive::window::Window;
 use crate::storage::{ObjectClass, PutMode, Segments};
 
 /// Hour of the day, UTC, from which on a checkpoint is written although windows of the export are missing: noon.
-const LATEST_HOUR: i8 = 12;
+const INCOMPLETE_HOUR: i8 = 12;
+
+/// Hour of the day, UTC, from which on a checkpoint is written although windows are being stored.
+const LATEST_HOUR: i8 = 20;
 
 /// Returns the day of the checkpoint that is not written yet, or not signed; `None`: there is none. `signs`: true if
 /// checkpoints are signed.
@@ -46,10 +49,18 @@ pub(super) fn is_due(
 }
 
 /// Returns the time at which the checkpoint of a day is written although windows of the export are missing.
-pub(super) fn due_at(day: Date) -> Timestamp {
-    day.at(LATEST_HOUR, 0, 0, 0)
-        .to_zoned(TimeZone::UTC)
-        .map_or(Timestamp::MAX, |noon| noon.timestamp())
+pub(super) fn incomplete_at(day: Date) -> Timestamp {
+    at_hour(day, INCOMPLETE_HOUR)
+}
+
+/// Returns the time at which the checkpoint of a day is written although windows are being stored.
+pub(super) fn latest_at(day: Date) -> Timestamp {
+    at_hour(day, LATEST_HOUR)
+}
+
+fn at_hour(day: Date, hour: i8) -> Timestamp {
+    let at = day.at(hour, 0, 0, 0).to_zoned(TimeZone::UTC);
+    at.map_or(Timestamp::MAX, |at| at.timestamp())
 }
 
 /// Content of a checkpoint: only its place in time and among the others is missing.
@@ -216,7 +227,7 @@ mod tests {
         let mut journal = Journal::default();
         let now = at("2018-06-20T03:00:00Z");
         let day = jiff::civil::date(2018, 6, 20);
-        assert_eq!(due_at(day), at("2018-06-20T12:00:00Z"));
+        assert_eq!(incomplete_at(day), at("2018-06-20T12:00:00Z"));
         assert_eq!(is_due(&export, &journal, now, true), None, "a finite range");
         export.end = None;
         assert_eq!(is_due(&export, &journal, now, true), Some(day));

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::checkpoint::{due_at, is_due};
+use super::checkpoint::{incomplete_at, is_due, latest_at};
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
 use super::manifest::periods::periods;
 use super::retry_state::{RECHECK_ATTEMPTS_MAX, RetryEntry, RetryState};
@@ -755,19 +755,11 @@ impl<'a> DecisionBuilder<'a> {
         self.plan_manifest();
         self.plan_checkpoint();
         let decision = &self.decision;
-        let idle = active.is_empty()
+        let idle = self.is_quiet()
             && !sealing
             && decision.seal.is_none()
             && !self.observation.checkpointing
-            && decision.checkpoint.is_none()
-            && in_progress.is_empty()
-            && decision.start.is_empty()
-            && decision.revise.is_empty()
-            && decision.confirm.is_empty()
-            && !decision.recheck
-            && decision.recover.is_empty()
-            && decision.split.is_empty()
-            && decision.adopt.is_empty();
+            && decision.checkpoint.is_none();
         let retry_times: Vec<Timestamp> = decision
             .problems
             .iter()
@@ -845,11 +837,16 @@ impl<'a> DecisionBuilder<'a> {
         let Some(day) = is_due(export, journal, store_now, signs).filter(|_| !waits) else {
             return;
         };
-        let finished = self.decision.coverage.missing.is_empty() && self.decision.open_attempts.is_empty();
-        let latest = due_at(day);
-        if !finished && store_now < latest {
-            // What is stored until then is counted.
-            self.wake_at(self.to_local_clock(latest));
+        // What is stored until then is counted.
+        let wait_until = if !self.is_quiet() {
+            latest_at(day)
+        } else if self.decision.coverage.missing.is_empty() {
+            Timestamp::MIN
+        } else {
+            incomplete_at(day)
+        };
+        if store_now < wait_until {
+            self.wake_at(self.to_local_clock(wait_until));
             return;
         }
         let failed = retry_state.checkpoint_retry.as_ref();
@@ -858,6 +855,23 @@ impl<'a> DecisionBuilder<'a> {
             None if self.backing_off => {}
             None => self.decision.checkpoint = Some(day),
         }
+    }
+
+    /// True if nothing is being stored or about to be.
+    fn is_quiet(&self) -> bool {
+        let RunObservation {
+            active, in_progress, ..
+        } = *self.observation;
+        let decision = &self.decision;
+        active.is_empty()
+            && in_progress.is_empty()
+            && decision.start.is_empty()
+            && decision.revise.is_empty()
+            && decision.confirm.is_empty()
+            && !decision.recheck
+            && decision.recover.is_empty()
+            && decision.split.is_empty()
+            && decision.adopt.is_empty()
     }
 
     /// True if every day of the period is covered or accepted.

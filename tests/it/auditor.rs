@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::export::chain::sha256;
 use crate::testkit::manifest::Manifest;
 
 /// Command of the page, with its name.
@@ -110,6 +111,21 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), there).unwrap();
         }
     }
+}
+
+/// Writes a checkpoint with this head about the receipt of a day.
+fn checkpoint(root: &Path, head: &Value, window: &str) {
+    let receipt = format!("_journal/{window}.receipt.json");
+    let line = format!(
+        "{}  {receipt}\n",
+        sha256(&fs::read(root.join(&receipt)).unwrap_or_default())
+    );
+    let checkpoint = json!({
+        "head": head, "previous": null, "windows": [window],
+        "root": { "algorithm": "sha256", "digest": sha256(line.as_bytes()) },
+    });
+    fs::create_dir_all(root.join("_checkpoints")).unwrap();
+    fs::write(root.join("_checkpoints/2018-06-10.json"), checkpoint.to_string()).unwrap();
 }
 
 type Damage = fn(&Path);
@@ -231,6 +247,21 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         fs::remove_file(root.join("_manifests/00000002.json")).unwrap();
         fs::remove_file(root.join("_manifests/00000002.json.sig")).unwrap();
     }),
+    (
+        "a manifest removed that a checkpoint names",
+        "checkpoints",
+        |root| {
+            let head = json!({ "sequence": 4, "sha256": "0".repeat(64) });
+            checkpoint(root, &head, "2018-06-02");
+        },
+    ),
+    (
+        "a receipt removed that a checkpoint counts",
+        "checkpoints",
+        |root| {
+            checkpoint(root, &Value::Null, "2018-06-09");
+        },
+    ),
     ("a signature removed", "signatures", |root| {
         fs::remove_file(root.join("_manifests/00000002.json.sig")).unwrap();
     }),
@@ -246,6 +277,15 @@ fn auditor_commands_pass_a_good_archive_and_detect_damage() {
     let root = archive(folder.path());
     let public = folder.path().join("signing.pub.pem");
     assert_eq!(failing_commands(&root, &public), []);
+    let checked = tempfile::tempdir().unwrap();
+    copy(&root, checked.path());
+    let manifest = sha256(&fs::read(root.join("_manifests/00000003.json")).unwrap());
+    checkpoint(
+        checked.path(),
+        &json!({ "sequence": 3, "sha256": manifest }),
+        "2018-06-05",
+    );
+    assert_eq!(failing_commands(checked.path(), &public), []);
     let stdout_of = |name: &str| {
         let command = commands()
             .into_iter()

@@ -98,6 +98,12 @@ impl ManifestLink {
 }
 
 impl ChainListing {
+    /// Returns the newest manifest, if it was read.
+    pub fn head(&self) -> Option<Head> {
+        let number = self.manifests.last()?;
+        Head::new(*number, &self.links.get(number)?.sha256).ok()
+    }
+
     /// Adds a key if it belongs to the chain.
     pub fn insert(&mut self, key: &Key) {
         match key {

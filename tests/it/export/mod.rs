@@ -2,6 +2,7 @@
 
 mod calendar;
 pub(crate) mod chain;
+mod checkpoint;
 mod content;
 mod counts;
 mod crashes;
