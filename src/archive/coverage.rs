@@ -1060,7 +1060,8 @@ mod tests {
             store(j, DAY, facts(5, Some(5), Some(50)));
             record_late(j, 7, 1, false);
         };
-        let table: Vec<(&str, Arrange, Option<u64>, Option<(u64, usize)>, bool)> = vec![
+        type GrowthCase = (&'static str, Arrange, Option<u64>, Option<(u64, usize)>, bool);
+        let table: Vec<GrowthCase> = vec![
             ("nothing stored", |_| {}, Some(5), None, false),
             ("as many", day, Some(5), None, false),
             ("fewer", day, Some(4), None, false),
