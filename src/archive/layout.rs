@@ -20,6 +20,9 @@ pub const REVISION_MAX: u32 = 9999;
 /// Folders of documents below a root.
 const DOCUMENT_DIRS: [&str; 4] = ["_journal", "_manifests", "_revisions", "_checkpoints"];
 
+/// Length of a date in a key.
+const DATE_CHARS: usize = "2018-06-01".len();
+
 /// Key prefix of everything that one space and scope has in a bucket: empty, or ends with `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ArchiveRoot(String);
@@ -220,6 +223,33 @@ impl ArchiveRoot {
         format!("{}_revisions/{window}/", self.0)
     }
 
+    /// Returns the prefixes of all keys of the days from the first to the last one, and of all manifests. They may contain
+    /// keys of other days. No key has two of the prefixes.
+    pub fn prefixes_of_days(&self, first: Date, last: Date) -> Vec<String> {
+        let (first, last) = (first.to_string(), last.to_string());
+        let same = first
+            .bytes()
+            .zip(last.bytes())
+            .take_while(|(one, other)| one == other);
+        // A date is ASCII.
+        let days = first.get(..same.count()).unwrap_or_default();
+        vec![
+            format!("{}_journal/{days}", self.0),
+            self.manifests_prefix(),
+            format!("{}date={days}", self.0),
+            format!("{}_revisions/{days}", self.0),
+            format!("{}_checkpoints/{days}", self.0),
+        ]
+    }
+
+    /// Returns the day of a key, whatever else it means: that of its folder or of its document.
+    pub fn day_of(&self, key: &str) -> Option<Date> {
+        let below = key.strip_prefix(&self.0)?;
+        let mut folders = ["date=", "_journal/", "_revisions/", "_checkpoints/"].into_iter();
+        let named = folders.find_map(|folder| below.strip_prefix(folder))?;
+        named.get(..DATE_CHARS)?.parse().ok()
+    }
+
     /// Parses a full key.
     pub fn parse(&self, key: &str) -> Key {
         let below = key.strip_prefix(&self.0);
@@ -384,6 +414,8 @@ fn decode(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::civil::date;
+
     use super::*;
 
     #[test]
@@ -512,6 +544,35 @@ mod tests {
             ),
         ] {
             assert_eq!(root(prefix, key).as_deref(), expected, "{prefix} {key}");
+        }
+    }
+
+    #[test]
+    fn prefixes_of_days_contain_their_keys_and_the_manifests() {
+        let root = ArchiveRoot::new("p", "x", "space");
+        let (first, last) = (date(2018, 6, 3), date(2018, 6, 30));
+        let prefixes = root.prefixes_of_days(first, last);
+        for (below, day) in [
+            ("_journal/2018-06-03.receipt.json", Some(first)),
+            ("_journal/2018-06-30T23.split.json", Some(last)),
+            ("date=2018-06-30/events-h07.json.gz", Some(last)),
+            ("date=2018-06-03/notes.txt", Some(first)),
+            ("_manifests/00000001.json.sig", None),
+        ] {
+            let key = format!("{}{below}", root.as_str());
+            assert_eq!(
+                prefixes.iter().filter(|prefix| key.starts_with(*prefix)).count(),
+                1,
+                "{key}"
+            );
+            assert_eq!(root.day_of(&key), day, "{key}");
+        }
+        for other in [
+            "_journal/2018-07-01.receipt.json",
+            "date=2017-06-03/events.json.gz",
+        ] {
+            let key = format!("{}{other}", root.as_str());
+            assert!(!prefixes.iter().any(|prefix| key.starts_with(prefix)), "{key}");
         }
     }
 

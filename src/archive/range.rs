@@ -158,6 +158,14 @@ impl ExpectedRange {
         self.basis = RangeBasis::Asserted;
     }
 
+    /// Limits the expected hours to some days.
+    pub fn limit_days(&mut self, includes: impl Fn(Date) -> bool) {
+        let days = self.wanted.days().filter(|(day, _)| includes(*day));
+        let limit: HourSet = days.map(|(day, _)| Window::day(day)).collect();
+        self.wanted = self.wanted.intersection(&limit);
+        self.accepted = self.accepted.intersection(&limit);
+    }
+
     /// Returns the expectation of an archive of this source.
     pub fn expectation(&self, source: Option<&str>) -> Expectation {
         Expectation {

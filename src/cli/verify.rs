@@ -1,6 +1,7 @@
 //! `eventexport verify`: proves an archive without the service. Reads it through [`crate::archive::verify`]; this module shows
 //! progress and prints the report.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,7 @@ use super::progress::{ProgressMode, events};
 use super::session::create::today;
 use super::settings::archive::{LocationArgs, OpenArchive};
 use super::verify_text;
+use crate::api::MIN_BYTES_PER_SECOND;
 use crate::archive::manifest::signature::PublicKey;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
 use crate::archive::verify::attestation::Unsigned;
@@ -77,6 +79,9 @@ pub struct VerifyArgs {
     /// Last UTC day to prove; windows of later days are not verified
     #[arg(short, long, value_name = "DATE", alias = "until", value_parser = day)]
     pub end: Option<Date>,
+    /// Maximum bytes of objects to read per second, on average, 65536 or more (default: no limit)
+    #[arg(long, value_name = "BYTES", value_parser = bytes_per_second)]
+    pub bytes_per_second: Option<NonZeroU64>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: OutputArgs,
@@ -123,6 +128,8 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
             },
             since: args.start,
             until: args.end,
+            partial: false,
+            bytes_per_second: args.bytes_per_second,
             recheck: Recheck::default(),
         };
         let progress = Arc::new(VerifyProgress::default());
@@ -144,6 +151,13 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
         texts.collect::<Vec<_>>().join("\n")
     })?;
     Ok(exit)
+}
+
+fn bytes_per_second(text: &str) -> Result<NonZeroU64, String> {
+    let number = text.parse::<NonZeroU64>().ok();
+    number
+        .filter(|number| number.get() >= MIN_BYTES_PER_SECOND)
+        .ok_or_else(|| format!("must be a number of bytes, {MIN_BYTES_PER_SECOND} or more"))
 }
 
 /// Checks the asserted days. Nothing can be stored of a day in the future.

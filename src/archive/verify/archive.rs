@@ -2,7 +2,7 @@
 //! concurrently. Does I/O, reading only. Memory is bounded by the documents and a few pieces of each object in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZero;
+use std::num::{NonZero, NonZeroU64};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +14,7 @@ use super::attestation::{ReceiptSignatures, Unsigned};
 use super::build_report::build_report;
 use super::contents::{self, RootContents, UnknownFile};
 use super::observation::ObjectObservation;
+use super::pace::Pace;
 use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
 use super::report::VerifyReport;
@@ -70,6 +71,11 @@ pub struct VerifyOptions {
     pub since: Option<Date>,
     /// Last day to verify.
     pub until: Option<Date>,
+    /// True for a part of a longer verification: only the keys of the given days and the manifests are read, the days
+    /// are not asserted, and one object is read at a time.
+    pub partial: bool,
+    /// Maximum bytes of objects that are read per second, on average. `None`: no limit.
+    pub bytes_per_second: Option<NonZeroU64>,
     /// Further listings before a file is reported missing.
     pub recheck: Recheck,
 }
@@ -132,7 +138,7 @@ pub async fn verify(
 
 /// Lists the roots below the prefix, and a finding for each file outside of them.
 pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, Vec<Finding>), StoreError> {
-    let listing = contents::group_by_root(&options.prefix, options.store.list(&options.prefix).await?);
+    let listing = contents::group_by_root(&options.prefix, list_keys(options).await?);
     let mut roots = listing.roots;
     if roots.is_empty() && options.expectation.is_some() {
         roots.push(RootContents::new(ArchiveRoot::from_prefix(&options.prefix)));
@@ -157,6 +163,20 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
         Finding::new(kind, entry.key).found(entry.kind.description())
     }));
     Ok((roots, findings))
+}
+
+/// Lists the keys below the prefix; of a partial verification, those of its days and the manifests.
+async fn list_keys(options: &VerifyOptions) -> Result<Vec<ObjectSummary>, StoreError> {
+    let (true, Some(since), Some(until)) = (options.partial, options.since, options.until) else {
+        return options.store.list(&options.prefix).await;
+    };
+    let root = ArchiveRoot::from_prefix(&options.prefix);
+    let mut listed = Vec::new();
+    for prefix in root.prefixes_of_days(since, until) {
+        listed.extend(options.store.list(&prefix).await?);
+    }
+    listed.retain(|row| root.day_of(&row.key).is_none_or(|day| options.includes(day)));
+    Ok(listed)
 }
 
 impl VerifyOptions {
@@ -201,22 +221,24 @@ pub async fn read_documents(
     let unread = contents
         .receipts
         .iter()
-        .filter(|(window, _)| !out.receipts.contains_key(window));
+        .filter(|(window, _)| !out.receipts.contains_key(window))
+        .map(|(window, listed)| (*window, listed.key.clone()));
+    // Of owned items: a stream of references is not `Send`.
     let receipts: Vec<Option<_>> = stream::iter(unread.collect::<Vec<_>>())
-        .map(async |(window, listed)| {
-            let bytes = get_document(store, &listed.key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
+        .map(|(window, key)| async move {
+            let bytes = get_document(store, &key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
             let (document, status) = match per_document(bytes)? {
                 Ok(None) => return Ok(None),
                 Ok(Some(bytes)) => {
-                    let listed = contents.receipt_signatures.get(window);
+                    let listed = contents.receipt_signatures.get(&window);
                     let status = check_receipt_signature(options, listed, &bytes).await?;
                     let document =
-                        Document::new(&bytes, |bytes| read_receipt(&contents.root, *window, 0, bytes));
+                        Document::new(&bytes, |bytes| read_receipt(&contents.root, window, 0, bytes));
                     (document, status)
                 }
                 Err(error) => (Document::unreadable(error), SignatureStatus::Absent),
             };
-            Ok::<_, StoreError>(Some((*window, document, status)))
+            Ok::<_, StoreError>(Some((window, document, status)))
         })
         .buffer_unordered(DOCUMENT_CONCURRENCY)
         .try_collect()
@@ -393,12 +415,17 @@ async fn check_objects(
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let at_once = match (options.quick, options.store.is_local()) {
         (true, _) => DOCUMENT_CONCURRENCY,
+        (false, _) if options.partial => 1,
         (false, true) => processors,
         (false, false) => (processors * OBJECTS_PER_CPU).min(OBJECT_CONCURRENCY_MAX),
     };
     let sizes: BTreeSet<u64> = expected.iter().map(|expected| expected.bytes).collect();
-    stream::iter(expected)
-        .map(async |expected| {
+    let sizes = &sizes;
+    let pace = &Pace::new(options.bytes_per_second);
+    // Of numbers: a stream of references is not `Send`.
+    stream::iter(0..expected.len())
+        .map(|index| async move {
+            let expected = expected.get(index)?;
             let listed = contents.object(&expected.key)?;
             let seen = if options.quick {
                 match options.store.head_recorded(&listed.key).await {
@@ -407,13 +434,13 @@ async fn check_objects(
                     Err(error) => Err(error),
                 }
             } else {
-                if !is_readable(listed.size, expected, &sizes) {
+                if !is_readable(listed.size, expected, sizes) {
                     progress.bytes_done.fetch_add(listed.size, Ordering::Relaxed);
                     progress.objects_done.fetch_add(1, Ordering::Relaxed);
                     return Some(Ok(ObjectObservation::of_size(listed.size)));
                 }
                 let limit = expected.decompressed.max(DESCRIBED_MAX_BYTES);
-                match prove_object(options, listed, limit, progress).await {
+                match prove_object(options, listed, limit, pace, progress).await {
                     Ok(None) => return None,
                     Ok(Some(proved)) => Ok(ObjectObservation::from(proved)),
                     Err(error) => Err(error),
@@ -438,6 +465,7 @@ async fn prove_object(
     options: &VerifyOptions,
     listed: &ObjectSummary,
     limit: u64,
+    pace: &Pace,
     progress: &Arc<VerifyProgress>,
 ) -> Result<Option<Proof>, StoreError> {
     let read_error = |message: String| StoreError::Io {
@@ -445,7 +473,8 @@ async fn prove_object(
         key: listed.key.clone(),
         message,
     };
-    if options.store.is_local() {
+    // A file is read at once, which cannot be slowed down.
+    if options.store.is_local() && options.bytes_per_second.is_none() {
         let (store, key) = (Arc::clone(&options.store), listed.key.clone());
         let (progress, size) = (Arc::clone(progress), listed.size);
         let proved = tokio::task::spawn_blocking(move || {
@@ -476,7 +505,8 @@ async fn prove_object(
     });
     let mut offset = 0;
     while offset < listed.size {
-        let wanted = RANGE_BYTES.min(listed.size - offset);
+        let wanted = pace.read_length(RANGE_BYTES).min(listed.size - offset);
+        pace.wait(wanted).await;
         let Some(piece) = options
             .store
             .get_range(&listed.key, offset, wanted, listed.etag.as_deref())

@@ -12,6 +12,7 @@ pub mod build_report;
 pub mod contents;
 pub mod object;
 pub mod observation;
+pub mod pace;
 pub mod receipts;
 pub mod recheck;
 pub mod report;

@@ -327,7 +327,11 @@ fn expected_range(options: &VerifyOptions, contents: &RootContents, chain: &Chai
     let expectation = options.expectation.as_ref();
     let mut range = range::expected_range(expectation, &chain.sealed, &stored);
     let hour = expectation.map_or_else(|| range::sealed_hour(&chain.sealed), |_| options.hour);
-    range.assert_days((options.since, options.until), hour);
+    if options.partial {
+        range.limit_days(|day| options.includes(day));
+    } else {
+        range.assert_days((options.since, options.until), hour);
+    }
     range
 }
 

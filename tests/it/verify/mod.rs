@@ -6,4 +6,5 @@ mod duckdb;
 mod fixture;
 mod hostile;
 mod inspect;
+mod partial;
 mod recheck;

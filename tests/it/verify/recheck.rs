@@ -29,6 +29,8 @@ fn options(store: Arc<dyn Store>) -> VerifyOptions {
         keys: Vec::new(),
         unsigned: Unsigned::default(),
         since: None,
+        partial: false,
+        bytes_per_second: None,
         until: None,
         recheck: Recheck {
             pause: Duration::from_millis(200),
