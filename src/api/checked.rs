@@ -1,6 +1,8 @@
 //! The validated spec: values instead of texts, so that no caller has to check again. Applies the rules of schema and
 //! CEL in Rust, with the same messages. No I/O.
 
+use std::num::NonZeroU64;
+
 use jiff::SignedDuration;
 use jiff::civil::Date;
 use url::Url;
@@ -8,12 +10,15 @@ use url::Url;
 use super::FieldError;
 use super::address::{self, UaaAddress};
 use super::destination::{EncryptionType, S3Destination};
-use super::duration::{MAX_SETTLE_AFTER, parse_duration};
+use super::duration::{
+    MAX_SETTLE_AFTER, MAX_VERIFICATION_INTERVAL, MIN_VERIFICATION_INTERVAL, parse_duration,
+};
 use super::rules::{self, Rule};
 use super::schema::{self, SCHEMA};
 use super::source::{CaSecretRef, SecretRef, Source};
 use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec, ManifestSettings};
 use super::syntax;
+use super::verification::Verification;
 
 /// Maximum number of errors that a validation reports.
 pub const MAX_REPORTED_ERRORS: usize = 100;
@@ -27,6 +32,8 @@ pub struct CheckedSpec {
     pub settle_after: SignedDuration,
     /// Accepted gaps, as written: they may overlap.
     pub gaps: Vec<CheckedGap>,
+    /// Scheduled verification, if any.
+    pub verification: Option<CheckedVerification>,
     /// Base URL of the Activity Tracker; `/v3/…` is appended.
     pub tracker: Url,
     /// Location of the UAA, which issues tokens.
@@ -48,6 +55,15 @@ pub struct CheckedRange {
     pub end: Option<Date>,
     /// Hour of each day to export, 0–23. `None`: all hours.
     pub hour: Option<u8>,
+}
+
+/// Scheduled verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckedVerification {
+    /// Time from the end of a verification to the start of the next one.
+    pub every: SignedDuration,
+    /// Maximum bytes of events that are read per second.
+    pub bytes_per_second: NonZeroU64,
 }
 
 /// Accepted gap: a range of UTC days, both ends inclusive, not inverted.
@@ -82,6 +98,12 @@ impl EventExportSpec {
         };
         let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
         errors.require("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
+        let verification = self.verification.as_ref().and_then(|wanted| {
+            let checked = wanted.checked();
+            let rule = rules::VERIFICATION_EVERY;
+            errors.require("spec.verification.every", rule, checked.is_some());
+            checked
+        });
         let gaps: Vec<CheckedGap> = (0..)
             .zip(&self.accepted_gaps)
             .filter_map(|(index, gap)| errors.gap(index, gap))
@@ -91,6 +113,7 @@ impl EventExportSpec {
                 range,
                 settle_after,
                 gaps,
+                verification,
                 tracker,
                 uaa,
                 s3_endpoint,
@@ -99,6 +122,18 @@ impl EventExportSpec {
             }),
             _ => Err(errors.sorted()),
         }
+    }
+}
+
+impl Verification {
+    /// Returns the parsed values; `None` if the interval is no duration within its bounds.
+    pub fn checked(&self) -> Option<CheckedVerification> {
+        let within = MIN_VERIFICATION_INTERVAL..=MAX_VERIFICATION_INTERVAL;
+        Some(CheckedVerification {
+            every: parse_duration(&self.every).filter(|every| within.contains(every))?,
+            // The schema has a higher minimum.
+            bytes_per_second: NonZeroU64::new(self.bytes_per_second)?,
+        })
     }
 }
 

@@ -24,11 +24,16 @@ pub enum ConditionType {
     Stalled,
     /// Another operator of the cluster selects the resource too. Set only while this is the case.
     Contended,
+    /// The archive was read again and is proved. Set only with `spec.verification`.
+    Verified,
 }
 
 impl ConditionType {
     /// Types that every resource has, in display order.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Complete, Self::Reconciling, Self::Stalled];
+
+    /// Types that a resource has only if they apply.
+    pub const OPTIONAL: [Self; 2] = [Self::Contended, Self::Verified];
 
     /// Returns the name of the type in a condition.
     pub const fn as_str(self) -> &'static str {
@@ -38,6 +43,7 @@ impl ConditionType {
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
             Self::Contended => "Contended",
+            Self::Verified => "Verified",
         }
     }
 }

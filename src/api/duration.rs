@@ -5,6 +5,12 @@ use jiff::SignedDuration;
 /// Maximum of `spec.settleAfter`: 30 days.
 pub const MAX_SETTLE_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
 
+/// Minimum of `spec.verification.every`: an hour.
+pub const MIN_VERIFICATION_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
+
+/// Maximum of `spec.verification.every`: 365 days.
+pub const MAX_VERIFICATION_INTERVAL: SignedDuration = SignedDuration::from_hours(365 * 24);
+
 /// Maximum number of components of a duration (GEP-2257).
 const MAX_NUMBERS: usize = 4;
 /// Maximum number of digits in a component (GEP-2257).

@@ -24,9 +24,10 @@ mod source;
 mod spec;
 mod status;
 mod syntax;
+mod verification;
 
 pub use address::{Region, UaaAddress, parse_endpoint, parse_url};
-pub use checked::{CheckedGap, CheckedRange, CheckedSpec, MAX_REPORTED_ERRORS};
+pub use checked::{CheckedGap, CheckedRange, CheckedSpec, CheckedVerification, MAX_REPORTED_ERRORS};
 pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find_condition, set_condition};
 pub use definition::{CATEGORY, definition};
 pub use destination::{
@@ -34,7 +35,9 @@ pub use destination::{
     ServerSideEncryption,
 };
 pub use document::read_export;
-pub use duration::{MAX_SETTLE_AFTER, format_duration, parse_duration};
+pub use duration::{
+    MAX_SETTLE_AFTER, MAX_VERIFICATION_INTERVAL, MIN_VERIFICATION_INTERVAL, format_duration, parse_duration,
+};
 pub use reason::Reason;
 pub use redact::{
     MAX_REDACTED_CHARS, MAX_SANITIZED_CHARS, REDACTED, causes, escape, find_cause, is_printable, redact,
@@ -51,6 +54,10 @@ pub use status::{
     WindowCounts,
 };
 pub use syntax::is_space_id;
+pub use verification::{
+    DEFAULT_BYTES_PER_SECOND, MAX_BYTES_PER_SECOND, MAX_FINDING_CHARS, MIN_BYTES_PER_SECOND, Verification,
+    VerificationStatus,
+};
 
 /// Violation of a rule by one field of a manifest. Never contains the value, so that it can be displayed anywhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]

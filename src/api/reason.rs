@@ -53,6 +53,8 @@ reasons! {
     Exporting: "Windows are being transferred, or their manifest is being written.", "Nothing; wait.";
     Accepted: "The spec is valid and the export is about to start.", "Nothing; wait.";
     NewGeneration: "The operator has not acted on the newest generation of the spec yet.", "Nothing; wait.";
+    Proved: "The last scheduled verification read the whole archive again and found nothing wrong.", "Nothing.";
+    NotVerifiedYet: "No scheduled verification of the archive has ended yet.", "Nothing; wait. The first one starts when all due days are stored.";
     // Waiting for time or for others.
     NotSettled: "The day has not ended, or spec.settleAfter has not passed since its end.", "Nothing; wait, or shorten spec.settleAfter.";
     NotListedYet: "The service lists neither the day nor a later one yet, so that its number of events is not known.", "Nothing; wait. Three days after the day has settled, it is exported without waiting.";
@@ -107,6 +109,8 @@ reasons! {
     SignatureInvalid: "A file in the place of a signature is not a signature of its document by a trusted key. No manifest is written over it.", "Add the public key of the earlier signing key to previousPublicKeys of the Secret, or find out who wrote the file and delete it.";
     ReceiptUnsigned: "A manifest is due that would state receipts without a signature by a trusted key. It is neither written nor signed; events are stored.", "Find out why the receipts that the message names are not signed; if they were written before the signing key was set, set spec.manifest.unsignedReceiptsBefore to the day after the last of them.";
     OrphanSessionSuspected: "An open session may belong to this export, but nothing proves it; it is not deleted.", "Find out who owns the session; if nobody does, delete it with `eventexport session delete ID`.";
+    NotProved: "A scheduled verification found damage: an object, receipt or manifest is missing, changed, or contradicts another one.", "Run `eventexport verify -f` with the manifest for all findings and their remedies; restore what is damaged from a copy or an older version of the bucket.";
+    VerificationFailed: "A scheduled verification could not read the archive, or some of its objects.", "Nothing at first; the operator retries. If it persists, correct what the message names: credentials, network, an archive tier of the store, or spec.verification.bytesPerSecond.";
     Failed: "An error that no other reason describes.", "Read the message and the log; report the error if it is unclear.";
 }
 

@@ -293,6 +293,12 @@ rule!(
     "must be a duration from 0s to 720h (30 days) in hours, minutes and seconds, such as 6h or 1h30m; write a day as 24h"
 );
 rule!(
+    /// As `SETTLE_AFTER`.
+    VERIFICATION_EVERY: "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1h') && \
+     duration(self) <= duration('8760h')",
+    "must be a duration from 1h to 8760h (365 days) in hours, minutes and seconds, such as 24h or 168h; write a day as 24h"
+);
+rule!(
     /// Calendar date.
     GAP_DATE: concat!("self.matches('", date!(), "')"),
     "must be a calendar date from 1970-01-01 to 2099-12-31, as YYYY-MM-DD"

@@ -14,6 +14,7 @@ use super::destination::Destination;
 use super::rules::{self, limit};
 use super::source::{SecretRef, Source};
 use super::status::EventExportStatus;
+use super::verification::Verification;
 
 /// Desired export: the audit events of one Activity Tracker space or account, over a range of UTC days, into an S3
 /// bucket. Without an end of the range, the export is continuous.
@@ -155,6 +156,10 @@ pub struct EventExportSpec {
     /// Settings of the manifests, which state the content of the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<ManifestSettings>,
+
+    /// Scheduled verification of the archive. If omitted, the archive is not read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
 
     /// Maximum number of windows (days or hours) of this export that are transferred at the same time, 1 to 30. The
     /// service allows 30 open sessions per space, shared by all users of the space. Defaults to 4.

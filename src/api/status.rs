@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Reason;
 use super::condition::{MAX_MESSAGE_CHARS, truncate_message};
+use super::verification::VerificationStatus;
 
 /// Maximum number of entries in each of `covered`, `missing` and `expired`, including the closing "and N more".
 pub const MAX_RANGES: usize = 64;
@@ -30,7 +31,7 @@ pub struct EventExportStatus {
     #[serde(default = "not_observed")]
     pub observed_generation: i64,
 
-    /// Conditions of the export: Ready, Complete, Reconciling and Stalled.
+    /// Conditions of the export: Ready, Complete, Reconciling and Stalled, and if they apply Contended and Verified.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -141,6 +142,14 @@ pub struct EventExportStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub last_error: Option<LastError>,
+
+    /// Scheduled verification of the archive. If it is removed, the next verification starts at once.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub verification: Option<VerificationStatus>,
 }
 
 impl Default for EventExportStatus {
@@ -162,6 +171,7 @@ impl Default for EventExportStatus {
             next_run_time: None,
             last_handled_reconcile_at: None,
             last_error: None,
+            verification: None,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::installations::LeaseName;
 use super::look_request::{LOOK_INTERVAL, LookRequest, requested};
 use super::secrets_in_use::SecretsInUse;
 use super::status::owned_status;
+use super::verification::VerificationUpdate;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::ReleaseReport;
 use crate::export::failure::Failure;
@@ -70,6 +71,8 @@ pub(super) struct ExportEntry {
     pub(super) look: Option<Box<LookRequest>>,
     /// Handover from or to another installation. Empty for almost all resources.
     pub(super) handover: Option<Box<Handover>>,
+    /// State of the scheduled verification, until the status in the cluster shows it.
+    pub(super) verification: Option<Box<VerificationUpdate>>,
 }
 
 /// Handover of a resource between installations.
@@ -182,6 +185,7 @@ impl ExportEntry {
             rate_limit: RateLimit::full(Instant::now()),
             look: None,
             handover: None,
+            verification: None,
         }
     }
 
@@ -328,21 +332,27 @@ pub(super) fn has_finalizer(object: &EventExport) -> bool {
         .any(|name| name == FINALIZER)
 }
 
-/// Returns a digest of the spec without `suspend`, valid within this process.
+/// Returns a digest of the spec without what does not concern its runs (`suspend`, `verification`), valid within this
+/// process.
 pub(super) fn spec_digest(spec: &EventExportSpec) -> u64 {
     digest(&EventExportSpec {
         suspend: false,
+        verification: None,
         ..spec.clone()
     })
 }
 
-/// Returns a digest of the status of an idle resource, valid within this process. It excludes `Contended`, which may
-/// change meanwhile, and conditions of other writers.
+/// Returns a digest of the status of an idle resource, valid within this process. It excludes what may change meanwhile
+/// (`Contended`, `Verified` and the verification), and conditions of other writers.
 pub(super) fn idle_status_digest(status: Option<&EventExportStatus>) -> u64 {
     let mut status = status.map(owned_status);
     if let Some(status) = &mut status {
-        let contended = ConditionType::Contended.as_str();
-        status.conditions.retain(|condition| condition.type_ != contended);
+        let optional = ConditionType::OPTIONAL.map(ConditionType::as_str);
+        let is_optional = |kind: &str| optional.contains(&kind);
+        status
+            .conditions
+            .retain(|condition| !is_optional(&condition.type_));
+        status.verification = None;
     }
     digest(&status)
 }
@@ -363,6 +373,6 @@ mod tests {
     fn an_idle_export_uses_little_memory() {
         // In addition: two names, a UID, and the versions of at most five Secrets, together below 0.5 KiB.
         let size = size_of::<ExportEntry>() + size_of::<ResourceFacts>();
-        assert!(size <= 656, "{size}");
+        assert!(size <= 672, "{size}");
     }
 }

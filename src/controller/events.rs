@@ -103,6 +103,11 @@ pub fn status_events(before: &EventExportStatus, after: &EventExportStatus) -> V
             now.message.clone(),
         ));
     }
+    for (wanted, warning) in [("False", true), ("True", false)] {
+        if let Some(now) = became(ConditionType::Verified, wanted) {
+            events.push(new_event(warning, "Verify", &now.reason, now.message.clone()));
+        }
+    }
     if let Some(manifest) = after
         .manifest
         .as_ref()

@@ -66,7 +66,8 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::ManifestMissing
         | Reason::SignatureInvalid
         | Reason::ReceiptUnsigned
-        | Reason::OrphanSessionSuspected => true,
+        | Reason::OrphanSessionSuspected
+        | Reason::NotProved => true,
         Reason::Complete
         | Reason::CaughtUp
         | Reason::Exporting
@@ -89,6 +90,9 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::NotGzip
         | Reason::DownloadIncomplete
         | Reason::RangeMismatch
+        | Reason::Proved
+        | Reason::NotVerifiedYet
+        | Reason::VerificationFailed
         | Reason::Failed => false,
     }
 }

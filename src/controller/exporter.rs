@@ -9,13 +9,16 @@ use tokio::sync::watch;
 
 use super::grants::{Grant, decide_grant};
 use crate::api::{EventExportSpec, SettingNames};
+use crate::archive::manifest::signature::PublicKey;
 use crate::egress::{HostPolicy, Traffic};
 use crate::export::connect::{self, ProcessContext, Secrets};
 use crate::export::engine::{Engine, Peers, ReleaseReport, RunControl};
 use crate::export::failure::Failure;
+use crate::export::manifest::sign::SigningKeys;
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
+use crate::storage::Store;
 use crate::tracker::TokenCache;
 
 /// Resource that owns an export.
@@ -41,6 +44,24 @@ pub trait Exporter: Send + Sync + 'static {
         secrets: &Secrets,
         owner: &Owner,
     ) -> Result<Arc<dyn ExportRunner>, Failure>;
+
+    /// Opens the archive of a spec. Needs the Secrets of the bucket and the signing key only.
+    async fn open_archive(
+        &self,
+        spec: &EventExportSpec,
+        secrets: &Secrets,
+        owner: &Owner,
+    ) -> Result<OpenedArchive, Failure>;
+}
+
+/// Archive of an export, opened for verification.
+pub struct OpenedArchive {
+    /// The export.
+    pub export: ExportSpec,
+    /// Store of the archive.
+    pub store: Arc<dyn Store>,
+    /// Public halves of the signing key and the keys before it, as the Secret has them.
+    pub keys: Vec<PublicKey>,
 }
 
 /// Export with its peers. Holds credentials, so keep it only while it is needed.
@@ -82,15 +103,9 @@ struct EngineRunner {
     peers: Peers,
 }
 
-#[async_trait]
-impl Exporter for EngineExporter {
-    async fn prepare(
-        &self,
-        spec: &EventExportSpec,
-        secrets: &Secrets,
-        owner: &Owner,
-    ) -> Result<Arc<dyn ExportRunner>, Failure> {
-        let process_context = ProcessContext {
+impl EngineExporter {
+    fn process_context(&self, spec: &EventExportSpec, owner: &Owner) -> ProcessContext {
+        ProcessContext {
             name: format!("{}/{}", owner.namespace, owner.name),
             hosts: self.hosts.clone(),
             store_hosts: self.store_hosts.clone(),
@@ -105,7 +120,19 @@ impl Exporter for EngineExporter {
             retry_policy: RetryPolicy::Forever,
             setting_names: SettingNames::default(),
             shard: Shard::SINGLE,
-        };
+        }
+    }
+}
+
+#[async_trait]
+impl Exporter for EngineExporter {
+    async fn prepare(
+        &self,
+        spec: &EventExportSpec,
+        secrets: &Secrets,
+        owner: &Owner,
+    ) -> Result<Arc<dyn ExportRunner>, Failure> {
+        let process_context = self.process_context(spec, owner);
         let export = Arc::new(connect::export_spec(spec, &process_context)?);
         let peers = connect::peers(spec, secrets, &process_context).await?;
         Ok(Arc::new(EngineRunner {
@@ -113,6 +140,26 @@ impl Exporter for EngineExporter {
             export,
             peers,
         }))
+    }
+
+    async fn open_archive(
+        &self,
+        spec: &EventExportSpec,
+        secrets: &Secrets,
+        owner: &Owner,
+    ) -> Result<OpenedArchive, Failure> {
+        let process_context = self.process_context(spec, owner);
+        let signing = connect::signing(spec, secrets);
+        Ok(OpenedArchive {
+            export: connect::export_spec(spec, &process_context)?,
+            store: connect::s3(&spec.destination.s3, secrets, &process_context).await?,
+            // The export itself reports a key that cannot be used.
+            keys: signing
+                .available()
+                .map(SigningKeys::trusted)
+                .unwrap_or_default()
+                .to_vec(),
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::api::{ConditionType, EventExportStatus, Reason, find_condition};
 use crate::archive::window::{HourSet, Window};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
-use crate::telemetry::metrics::ResourceFacts;
+use crate::telemetry::metrics::{ResourceFacts, VerificationFacts};
 
 /// Returns the facts after a reconcile that computed `status` and observed `seen`. `before`: the last facts.
 /// `retention`: the configured time for which the service keeps events.
@@ -47,6 +47,7 @@ pub(super) fn resource_facts(
         last_success: None,
         oldest_missing: None,
         earliest_deletion: None,
+        verification: None,
     };
     match (seen.filter(|(snapshot, _)| snapshot.observed), before) {
         (Some((snapshot, export)), _) => {
@@ -75,6 +76,22 @@ pub(super) fn resource_facts(
         }
     }
     facts
+}
+
+/// Returns the facts of the scheduled verification; `None` if the export has none. `due`: time at which the next one is
+/// due.
+pub(super) fn verification_facts(
+    status: &EventExportStatus,
+    due: Option<Timestamp>,
+) -> Option<Box<VerificationFacts>> {
+    let condition = find_condition(&status.conditions, ConditionType::Verified)?;
+    let last = status.verification.as_ref();
+    Some(Box::new(VerificationFacts {
+        verified: status_bool(condition),
+        completed: last.and_then(|last| last.completed_at.as_ref()).map(|at| at.0),
+        findings: last.map_or(0, |last| u64::try_from(last.findings).unwrap_or(0)),
+        due,
+    }))
 }
 
 fn status_bool(condition: &Condition) -> Option<bool> {

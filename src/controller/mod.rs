@@ -1,8 +1,8 @@
 //! Controller of `EventExport` resources: observe, decide, act, write the status, with finalizer and leader election.
 //!
 //! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`watch_scope`], [`gauges`], [`grants`],
-//! [`secrets_in_use`]. With effects: [`reconcile`] and its callees, [`runs`], [`lease`], [`installations`], and this file,
-//! which starts and stops the parts.
+//! [`secrets_in_use`]. With effects: [`reconcile`] and its callees, [`runs`], [`lease`], [`installations`],
+//! [`verification`], and this file, which starts and stops the parts.
 
 mod act;
 mod config;
@@ -32,6 +32,7 @@ mod secrets_in_use;
 mod shutdown;
 pub mod status;
 mod status_writer;
+mod verification;
 pub mod watch_scope;
 mod watch_stream;
 
@@ -53,7 +54,7 @@ use tracing::{info, warn};
 
 pub use config::{DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, OperatorConfig, WatchConfig};
 pub use entry::FINALIZER;
-pub use exporter::{EngineExporter, ExportRunner, Exporter, Owner};
+pub use exporter::{EngineExporter, ExportRunner, Exporter, OpenedArchive, Owner};
 pub use lease::LeaseSettings;
 pub use look_request::REQUEST_ANNOTATIONS;
 pub use status_writer::FIELD_MANAGER;
@@ -186,6 +187,8 @@ async fn run_as_leader(
     };
     let overlaps = leases.run(reader.clone(), registry.wake_ups.clone());
     let overlaps = AbortOnDropHandle::new(tokio::spawn(overlaps));
+    let verifications = verification::run(context.clone(), reader.clone());
+    let verifications = AbortOnDropHandle::new(tokio::spawn(verifications));
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
         () = leadership.lost().cancelled() => true,
@@ -201,6 +204,7 @@ async fn run_as_leader(
     end.cancel();
     secrets.abort();
     overlaps.abort();
+    verifications.abort();
     controller_task.abort();
     let limit = if lost {
         leadership.time_left().saturating_sub(FENCE_MARGIN)

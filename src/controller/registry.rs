@@ -329,7 +329,9 @@ impl ExportRegistry {
     pub(super) fn unwritten_exports(&self) -> Vec<ObjectRef<EventExport>> {
         let entries = self.lock();
         let running = entries.by_uid.values().filter(|entry| {
-            let unwritten = matches!(entry.state, TaskState::Running(_)) || entry.last_run.is_some();
+            let unwritten = matches!(entry.state, TaskState::Running(_))
+                || entry.last_run.is_some()
+                || entry.verification.is_some();
             unwritten && !entry.served_by_other()
         });
         running.map(|entry| ObjectRef::clone(&entry.object)).collect()

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::export_health::{self, ExportHealth, StatusMessage};
 use super::head_status;
+use super::verification::VerificationUpdate;
 use crate::api::{
     ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OpenSession,
     Reason, SettingNames, WindowCounts, condition, find_condition, set_condition,
@@ -54,7 +55,7 @@ pub enum ExportPhase<'a> {
 pub fn owned_status(status: &EventExportStatus) -> EventExportStatus {
     let mut owned = status.clone();
     owned.conditions.retain(|condition| {
-        let mut types = ConditionType::ALL.iter().chain([&ConditionType::Contended]);
+        let mut types = ConditionType::ALL.iter().chain(&ConditionType::OPTIONAL);
         types.any(|kind| kind.as_str() == condition.type_)
     });
     owned
@@ -264,7 +265,7 @@ fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &Exp
             &cause.message,
         );
     }
-    let accepted = format!("generation {} is accepted", subject.generation);
+    let accepted = accepted_message(subject.generation);
     put_condition(
         next,
         subject,
@@ -319,6 +320,70 @@ pub fn set_contended(next: &mut EventExportStatus, subject: StatusContext, messa
         Reason::OperatorConflict,
         message,
     );
+}
+
+/// Sets the state of the scheduled verification and the condition `Verified`, or removes both if the spec has none.
+/// `update`: state that the previous status does not show yet.
+pub(super) fn set_verification(
+    next: &mut EventExportStatus,
+    subject: StatusContext,
+    scheduled: bool,
+    update: Option<&VerificationUpdate>,
+) {
+    let kind = ConditionType::Verified;
+    if !scheduled {
+        next.conditions
+            .retain(|condition| condition.type_ != kind.as_str());
+        next.verification = None;
+        return;
+    }
+    if let Some(update) = update {
+        next.verification = Some(update.status.clone());
+    }
+    let subject = StatusContext {
+        now: truncate_to_second(subject.now),
+        ..subject
+    };
+    if let Some(verified) = update.and_then(|update| update.condition.as_ref()) {
+        put_condition(
+            next,
+            subject,
+            kind,
+            verified.status,
+            verified.reason,
+            &verified.message,
+        );
+        return;
+    }
+    let known = next
+        .conditions
+        .iter_mut()
+        .find(|condition| condition.type_ == kind.as_str());
+    if let Some(known) = known {
+        // It does not depend on the rest of the spec.
+        known.observed_generation = Some(subject.generation);
+    } else {
+        let message = "no verification of the archive has ended yet";
+        put_condition(next, subject, kind, None, Reason::NotVerifiedYet, message);
+    }
+}
+
+/// Accepts a generation whose change concerns neither the run nor its result. Other changes are accepted by their run.
+pub(super) fn accept_generation(next: &mut EventExportStatus, subject: StatusContext) {
+    if next.conditions.is_empty() || next.observed_generation == subject.generation {
+        return;
+    }
+    next.observed_generation = subject.generation;
+    for condition in &mut next.conditions {
+        condition.observed_generation = Some(subject.generation);
+        if condition.reason == Reason::Accepted.as_str() {
+            condition.message = accepted_message(subject.generation);
+        }
+    }
+}
+
+fn accepted_message(generation: i64) -> String {
+    format!("generation {generation} is accepted")
 }
 
 fn put_condition(
@@ -415,7 +480,7 @@ pub(super) fn truncate_to_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-fn truncate(text: &str, chars: usize) -> String {
+pub(super) fn truncate(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         None => text.to_owned(),
         Some(_) => text.chars().take(chars.saturating_sub(1)).chain(['…']).collect(),

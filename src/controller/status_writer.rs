@@ -18,7 +18,7 @@ use super::entry::{
 use super::events::REFILL_INTERVAL;
 use super::installations::{Ownership, overlap_message};
 use super::status::truncate_to_second;
-use super::{events, gauges, status};
+use super::{events, gauges, status, verification};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
@@ -186,10 +186,25 @@ async fn write_status(
         now: (context.now)(),
     };
     let before = &base.status;
-    let mut after = match phase {
-        Some(phase) => status::compute_status(subject, phase, before),
-        None => before.clone(),
+    let mut after = if let Some(phase) = phase {
+        status::compute_status(subject, phase, before)
+    } else {
+        let mut after = before.clone();
+        status::accept_generation(&mut after, subject);
+        after
     };
+    context.registry.with(uid, |entry| {
+        let scheduled = object.spec.verification.is_some();
+        if !scheduled {
+            entry.verification = None;
+        }
+        status::set_verification(&mut after, subject, scheduled, entry.verification.as_deref());
+        // The watch delivered what was written.
+        let shown = base.is_watched_version && after.verification == before.verification;
+        if shown && after.conditions == before.conditions {
+            entry.verification = None;
+        }
+    });
     let overlap = context
         .installations
         .with_ownership(object, |ownership| match ownership {
@@ -216,7 +231,11 @@ async fn write_status(
     };
     context.registry.with(uid, |entry| {
         let last = entry.facts.as_deref();
-        let facts = gauges::resource_facts(&after, object.spec.suspend, seen, last, context.retention);
+        let mut facts = gauges::resource_facts(&after, object.spec.suspend, seen, last, context.retention);
+        facts.verification = gauges::verification_facts(
+            &after,
+            verification::due_at(object, &after, after.verification.as_ref()),
+        );
         entry.facts = Some(Box::new(facts));
     });
     let base_version = object.metadata.resource_version.clone();
@@ -260,6 +279,7 @@ async fn write_status(
     };
     context.metrics.status_writes.inc();
     let events = events::status_events(before, &after);
+    let idle_digest = idle_status_digest(Some(&after));
     context.registry.with(uid, |entry| {
         entry.written.pending = Some(Box::new(PendingStatus {
             status: after,
@@ -267,6 +287,9 @@ async fn write_status(
             new_version: written.metadata.resource_version,
         }));
         entry.written.at = Some(Instant::now());
+        if phase.is_none() && entry.written.idle_digest.is_some() {
+            entry.written.idle_digest = Some(idle_digest);
+        }
         entry.written.digest = Some(written_digest);
     });
     let allowed = || {

@@ -24,7 +24,7 @@ pub use engine::EngineMetrics;
 pub use load::LoadCollector;
 pub use resources::{
     DEFAULT_DETAILED_RESOURCES, NamedResource, REDUCED_SERIES, ResourceFacts, ResourceSeries, ResourceSource,
-    SERIES_PER_RESOURCE,
+    SERIES_PER_RESOURCE, VerificationFacts,
 };
 pub use view::{MAX_VIEW_AGE, ResourceView};
 

@@ -4,9 +4,10 @@ use jiff::SignedDuration;
 use jiff::civil::date;
 
 use super::*;
-use crate::api::{Scope, SettingNames};
+use crate::api::{Scope, SettingNames, VerificationStatus};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::window::{HourSet, Window};
+use crate::controller::verification::VerifiedCondition;
 use crate::export::failure::{Problem, RetryClass};
 use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
@@ -489,4 +490,71 @@ fn the_contended_condition_is_set_and_removed() {
     assert_eq!(owned_status(&status), status);
     set_contended(&mut status, subject(), None);
     assert!(status.conditions.is_empty());
+}
+
+#[test]
+fn verified_is_shown_only_if_it_is_scheduled() {
+    let complete = Snapshot {
+        stored: 30,
+        complete: true,
+        missing: HourSet::default(),
+        ..snapshot()
+    };
+    let mut status = observed(&complete);
+    let before = status.clone();
+    let verified = |status: &EventExportStatus| {
+        find_condition(&status.conditions, ConditionType::Verified).map(|found| found.reason.clone())
+    };
+    set_verification(&mut status, subject(), true, None);
+    assert_eq!(verified(&status).as_deref(), Some("NotVerifiedYet"));
+    assert_eq!(summary(&status), summary(&before));
+
+    let update = VerificationUpdate {
+        status: VerificationStatus {
+            findings: 1,
+            ..VerificationStatus::default()
+        },
+        condition: Some(VerifiedCondition {
+            status: Some(false),
+            reason: Reason::NotProved,
+            message: "why".to_owned(),
+        }),
+    };
+    set_verification(&mut status, subject(), true, Some(&update));
+    assert_eq!(verified(&status).as_deref(), Some("NotProved"));
+    assert_eq!(status.verification, Some(update.status));
+    // Damage of the archive is no state of the export.
+    assert_eq!(summary(&status), summary(&before));
+    // What is written stays until the next result, also when the export runs again.
+    let again = compute_status(subject(), ExportPhase::Observed(&complete, &export()), &status);
+    let mut kept = again.clone();
+    set_verification(&mut kept, subject(), true, None);
+    assert_eq!((&kept, owned_status(&kept)), (&again, again.clone()));
+
+    set_verification(&mut status, subject(), false, None);
+    assert_eq!(status, before);
+}
+
+#[test]
+fn a_change_that_concerns_no_run_is_accepted_without_one() {
+    let mut status = observed(&snapshot());
+    let later = StatusContext {
+        generation: 3,
+        ..subject()
+    };
+    let before = summary(&status);
+    accept_generation(&mut status, later);
+    assert_eq!((status.observed_generation, summary(&status)), (3, before));
+    let reconciling = find_condition(&status.conditions, ConditionType::Reconciling).unwrap();
+    assert_eq!(reconciling.message, "generation 3 is accepted");
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| condition.observed_generation == Some(3))
+    );
+    // A resource that was never observed is not accepted.
+    let mut new = EventExportStatus::default();
+    accept_generation(&mut new, later);
+    assert_eq!(new, EventExportStatus::default());
 }

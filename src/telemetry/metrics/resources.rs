@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 /// Maximum number of series of a resource.
-pub const SERIES_PER_RESOURCE: usize = 18;
+pub const SERIES_PER_RESOURCE: usize = 22;
 
 /// Number of series in the reduced set of a resource.
 pub const REDUCED_SERIES: usize = 3;
@@ -57,6 +57,21 @@ pub struct ResourceFacts {
     pub oldest_missing: Option<Timestamp>,
     /// Earliest time at which the service may delete that window.
     pub earliest_deletion: Option<Timestamp>,
+    /// Scheduled verification of the archive, if any.
+    pub verification: Option<Box<VerificationFacts>>,
+}
+
+/// State of the scheduled verification of a resource.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VerificationFacts {
+    /// Condition Verified. `None`: unknown.
+    pub verified: Option<bool>,
+    /// End of the last verification of all days.
+    pub completed: Option<Timestamp>,
+    /// Findings of the verification that runs, or ended last.
+    pub findings: u64,
+    /// Time at which the next verification is due, or the running one was.
+    pub due: Option<Timestamp>,
 }
 
 impl ResourceFacts {
@@ -155,6 +170,12 @@ impl ResourceSeries {
             last_success: Some(Timestamp::UNIX_EPOCH),
             oldest_missing: Some(Timestamp::UNIX_EPOCH),
             earliest_deletion: Some(Timestamp::UNIX_EPOCH),
+            verification: Some(Box::new(VerificationFacts {
+                verified: Some(true),
+                completed: Some(Timestamp::UNIX_EPOCH),
+                findings: 0,
+                due: Some(Timestamp::UNIX_EPOCH),
+            })),
         };
         let all = vec![("audit".to_owned(), "june".to_owned(), facts)];
         *self.source() = SeriesSource::Sample(all);
@@ -173,7 +194,7 @@ type GaugeValue = fn(&ResourceFacts) -> Option<f64>;
 const REDUCED_GAUGES: usize = REDUCED_SERIES - 1;
 
 /// Gauges of each resource: name, help, unit, value.
-const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 12] = [
+const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 16] = [
     (
         "resource_ready",
         "Condition Ready: 1 True, 0 False; absent if unknown.",
@@ -245,6 +266,30 @@ const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 12] = [
         "Earliest time at which the service may delete the oldest missing window; absent if there is none, or if retention is unknown.",
         Some(Unit::Seconds),
         |facts| facts.earliest_deletion.map(seconds),
+    ),
+    (
+        "resource_verified",
+        "Condition Verified: 1 True, 0 False; absent if unknown, or without spec.verification.",
+        None,
+        |facts| facts.verification.as_ref()?.verified.map(flag),
+    ),
+    (
+        "resource_verification_findings",
+        "Number of findings of the scheduled verification that runs, or ended last; absent without spec.verification.",
+        None,
+        |facts| Some(count(facts.verification.as_ref()?.findings)),
+    ),
+    (
+        "resource_last_verification_timestamp",
+        "End of the last scheduled verification that read the whole archive; absent if there is none.",
+        Some(Unit::Seconds),
+        |facts| facts.verification.as_ref()?.completed.map(seconds),
+    ),
+    (
+        "resource_verification_due_timestamp",
+        "Time at which the next scheduled verification is due, or the running one was; absent if none is.",
+        Some(Unit::Seconds),
+        |facts| facts.verification.as_ref()?.due.map(seconds),
     ),
 ];
 

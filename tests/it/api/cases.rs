@@ -19,6 +19,7 @@ const DAY: &str = "must be a calendar date";
 const ADDRESS: &str = "must be https://HOST";
 const IMMUTABLE: &str = "cannot be changed";
 const SETTLE: &str = "must be a duration from 0s to 720h";
+const EVERY: &str = "must be a duration from 1h to 8760h";
 
 pub(crate) fn all() -> Vec<ValidationCase> {
     [

@@ -143,7 +143,12 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             ..missing
         },
         // Reasons of other conditions.
-        Reason::Accepted | Reason::OperatorConflict => return None,
+        Reason::Accepted
+        | Reason::OperatorConflict
+        | Reason::Proved
+        | Reason::NotVerifiedYet
+        | Reason::NotProved
+        | Reason::VerificationFailed => return None,
     };
     Some(ScriptedRun::Reports(Box::new(snapshot)))
 }

@@ -22,6 +22,7 @@ mod rbac;
 pub(crate) mod scripted_exporter;
 mod signing;
 pub(crate) mod traces;
+mod verification;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

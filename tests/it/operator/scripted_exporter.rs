@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use eventexport::api::{EventExportSpec, Reason, Scope, SettingNames};
 use eventexport::archive::layout::ArchiveRoot;
 use eventexport::archive::window::Window;
-use eventexport::controller::{ExportRunner, Exporter, Owner};
+use eventexport::controller::{ExportRunner, Exporter, OpenedArchive, Owner};
 use eventexport::export::connect::Secrets;
 use eventexport::export::engine::{ReleaseReport, RunControl};
 use eventexport::export::failure::Failure;
@@ -134,6 +134,16 @@ impl Exporter for ScriptedExporter {
             key,
             export: Arc::new(export),
         }))
+    }
+
+    async fn open_archive(
+        &self,
+        _: &EventExportSpec,
+        _: &Secrets,
+        _: &Owner,
+    ) -> Result<OpenedArchive, Failure> {
+        let message = "a scripted export has no archive";
+        Err(Failure::wait(Reason::DestinationUnreachable, message, None).export_wide())
     }
 }
 

@@ -379,6 +379,20 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             Signed,
         ),
         field(
+            "spec.verification.every",
+            "added",
+            no_patch,
+            |_| json!({ "verification": { "every": "1h" } }),
+            Applied,
+        ),
+        field(
+            "spec.verification.bytesPerSecond",
+            "added",
+            no_patch,
+            |_| json!({ "verification": { "bytesPerSecond": 1_048_576 } }),
+            Applied,
+        ),
+        field(
             "spec.parallelism",
             "2",
             no_patch,

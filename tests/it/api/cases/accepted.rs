@@ -76,6 +76,24 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
             ],
         ),
         accepted_case("manifests that are not signed", vec![Set("/manifest", json!({}))]),
+        accepted_case(
+            "a verification by its defaults",
+            vec![Set("/verification", json!({}))],
+        ),
+        accepted_case(
+            "a verification each hour, at the highest rate",
+            vec![Set(
+                "/verification",
+                json!({ "every": "60m", "bytesPerSecond": 10_737_418_240_u64 }),
+            )],
+        ),
+        accepted_case(
+            "a verification each year, at the lowest rate",
+            vec![Set(
+                "/verification",
+                json!({ "every": "8760h", "bytesPerSecond": 65_536 }),
+            )],
+        ),
         accepted_case("settled at once", vec![Set("/settleAfter", "0s".into())]),
         accepted_case(
             "a duration of several numbers",

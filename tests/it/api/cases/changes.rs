@@ -26,6 +26,7 @@ pub(super) fn changes() -> Vec<ValidationCase> {
                 Set("/parallelism", 1.into()),
                 Set("/settleAfter", "1h".into()),
                 Set("/suspend", true.into()),
+                Set("/verification", json!({ "every": "24h" })),
                 Set(
                     "/manifest",
                     json!({ "signingKeySecretRef": { "name": "signing" } }),

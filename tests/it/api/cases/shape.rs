@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{DAY, SETTLE, gap, invalid_value, rejected_case};
+use super::{DAY, EVERY, SETTLE, gap, invalid_value, rejected_case};
 use crate::api::table::SpecEdit::Remove;
 use crate::api::table::ValidationCase;
 
@@ -133,6 +133,10 @@ pub(super) fn space() -> Vec<ValidationCase> {
 
 pub(super) fn rest() -> Vec<ValidationCase> {
     let settle = |name, value: &str| invalid_value(name, "/settleAfter", value, ("spec.settleAfter", SETTLE));
+    let every = |name, value: &str| {
+        let rejection = ("spec.verification.every", EVERY);
+        invalid_value(name, "/verification", json!({ "every": value }), rejection)
+    };
     vec![
         invalid_value(
             "parallelism 0",
@@ -193,6 +197,25 @@ pub(super) fn rest() -> Vec<ValidationCase> {
             "/manifest",
             json!({ "unsignedReceiptsBefore": "2018-02-30" }),
             ("spec.manifest.unsignedReceiptsBefore", super::DAY),
+        ),
+        every("a verification every minute", "1m"),
+        every("a verification after an hour but a millisecond", "59m59s999ms"),
+        every("a verification after more than a year", "8760h1s"),
+        every("a verification every week in days", "7d"),
+        invalid_value(
+            "a verification at 65535 bytes per second",
+            "/verification",
+            json!({ "bytesPerSecond": 65_535 }),
+            (
+                "spec.verification.bytesPerSecond",
+                "greater than or equal to 65536",
+            ),
+        ),
+        invalid_value(
+            "a verification at more than 10 GiB per second",
+            "/verification",
+            json!({ "bytesPerSecond": 10_737_418_241_u64 }),
+            ("spec.verification.bytesPerSecond", "less than or equal to 1"),
         ),
         settle("a duration without a unit", "6"),
         settle("a duration in days", "2d"),
