@@ -1044,6 +1044,7 @@ mod tests {
     #[test]
     fn a_stored_day_has_grown_if_the_service_lists_more_than_its_highest_revision_has() {
         type Arrange = fn(&mut Journal);
+        type GrowthCase = (&'static str, Arrange, Option<u64>, Option<(u64, usize)>, bool);
         let day: Arrange = |j| store(j, DAY, facts(5, Some(5), Some(50)));
         let revised: Arrange = |j| {
             store(j, DAY, facts(5, Some(5), Some(50)));
@@ -1060,7 +1061,6 @@ mod tests {
             store(j, DAY, facts(5, Some(5), Some(50)));
             record_late(j, 7, 1, false);
         };
-        type GrowthCase = (&'static str, Arrange, Option<u64>, Option<(u64, usize)>, bool);
         let table: Vec<GrowthCase> = vec![
             ("nothing stored", |_| {}, Some(5), None, false),
             ("as many", day, Some(5), None, false),

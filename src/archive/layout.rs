@@ -238,14 +238,13 @@ impl ArchiveRoot {
             self.manifests_prefix(),
             format!("{}date={days}", self.0),
             format!("{}_revisions/{days}", self.0),
-            format!("{}_checkpoints/{days}", self.0),
         ]
     }
 
     /// Returns the day of a key, whatever else it means: that of its folder or of its document.
     pub fn day_of(&self, key: &str) -> Option<Date> {
         let below = key.strip_prefix(&self.0)?;
-        let mut folders = ["date=", "_journal/", "_revisions/", "_checkpoints/"].into_iter();
+        let mut folders = ["date=", "_journal/", "_revisions/"].into_iter();
         let named = folders.find_map(|folder| below.strip_prefix(folder))?;
         named.get(..DATE_CHARS)?.parse().ok()
     }

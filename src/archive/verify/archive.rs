@@ -165,7 +165,8 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
     Ok((roots, findings))
 }
 
-/// Lists the keys below the prefix; of a partial verification, those of its days and the manifests.
+/// Lists the keys below the prefix; of a partial verification, those of its days and the manifests. A checkpoint states
+/// receipts of many days, so that it needs a complete verification.
 async fn list_keys(options: &VerifyOptions) -> Result<Vec<ObjectSummary>, StoreError> {
     let (true, Some(since), Some(until)) = (options.partial, options.since, options.until) else {
         return options.store.list(&options.prefix).await;
@@ -251,14 +252,16 @@ pub async fn read_documents(
     }
     let unread = contents.revisions.iter().filter_map(|(revision, rows)| {
         let listed = rows.receipt.as_ref()?;
-        (!out.revisions.contains_key(revision)).then_some((*revision, listed, rows.signature.as_ref()))
+        (!out.revisions.contains_key(revision)).then(|| (*revision, listed.key.clone()))
     });
     let revisions: Vec<Option<_>> = stream::iter(unread.collect::<Vec<_>>())
-        .map(async |((window, number), listed, signature)| {
-            let bytes = get_document(store, &listed.key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
+        .map(|((window, number), key)| async move {
+            let bytes = get_document(store, &key, RECORD_MAX_BYTES, Receipt::SCHEMA).await;
             let read = match per_document(bytes)? {
                 Ok(None) => return Ok(None),
                 Ok(Some(bytes)) => {
+                    let rows = contents.revisions.get(&(window, number));
+                    let signature = rows.and_then(|rows| rows.signature.as_ref());
                     let status = check_receipt_signature(options, signature, &bytes).await?;
                     let read = |bytes: &[u8]| read_receipt(&contents.root, window, number, bytes);
                     (Document::new(&bytes, read), status)
@@ -283,12 +286,13 @@ pub async fn read_documents(
     let unread = contents
         .checkpoints
         .iter()
-        .filter(|(day, _)| !out.checkpoints.contains_key(*day));
+        .filter(|(day, _)| !out.checkpoints.contains_key(*day))
+        .map(|(day, listed)| (*day, listed.clone()));
     let checkpoints: Vec<Option<_>> = stream::iter(unread.collect::<Vec<_>>())
-        .map(async |(day, listed)| {
-            let signature = contents.checkpoint_signatures.get(day);
-            let read = read_checkpoint(options, *day, listed, signature).await?;
-            Ok::<_, StoreError>(read.map(|document| (*day, document)))
+        .map(|(day, listed)| async move {
+            let signature = contents.checkpoint_signatures.get(&day);
+            let read = read_checkpoint(options, day, &listed, signature).await?;
+            Ok::<_, StoreError>(read.map(|document| (day, document)))
         })
         .buffer_unordered(DOCUMENT_CONCURRENCY)
         .try_collect()

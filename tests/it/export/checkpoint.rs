@@ -64,6 +64,8 @@ async fn errors(fixture: &EngineFixture) -> Vec<(FindingKind, String)> {
         unsigned: Unsigned::default(),
         since: None,
         until: None,
+        partial: false,
+        bytes_per_second: None,
         recheck: Recheck {
             listings: 0,
             ..Recheck::default()

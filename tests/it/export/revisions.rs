@@ -110,6 +110,8 @@ async fn verified(fixture: &EngineFixture) -> VerifyReport {
         unsigned: Unsigned::default(),
         since: None,
         until: None,
+        partial: false,
+        bytes_per_second: None,
         recheck: Recheck {
             pause: Duration::from_millis(50),
             ..Recheck::default()
