@@ -223,8 +223,8 @@ impl ArchiveRoot {
         format!("{}_revisions/{window}/", self.0)
     }
 
-    /// Returns the prefixes of all keys of the days from the first to the last one, and of all manifests. They may contain
-    /// keys of other days. No key has two of the prefixes.
+    /// Returns the prefixes of all keys of the days from the first to the last one, but their checkpoints, and of all
+    /// manifests. They may contain keys of other days. No key has two of the prefixes.
     pub fn prefixes_of_days(&self, first: Date, last: Date) -> Vec<String> {
         let (first, last) = (first.to_string(), last.to_string());
         let same = first
@@ -556,6 +556,7 @@ mod tests {
             ("_journal/2018-06-30T23.split.json", Some(last)),
             ("date=2018-06-30/events-h07.json.gz", Some(last)),
             ("date=2018-06-03/notes.txt", Some(first)),
+            ("_revisions/2018-06-30T07/1/events.json.gz", Some(last)),
             ("_manifests/00000001.json.sig", None),
         ] {
             let key = format!("{}{below}", root.as_str());

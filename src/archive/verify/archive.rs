@@ -72,7 +72,7 @@ pub struct VerifyOptions {
     /// Last day to verify.
     pub until: Option<Date>,
     /// True for a part of a longer verification: only the keys of the given days and the manifests are read, the days
-    /// are not asserted, and one object is read at a time.
+    /// are not asserted, and one object is read at a time. Checkpoints are left out.
     pub partial: bool,
     /// Maximum bytes of objects that are read per second, on average. `None`: no limit.
     pub bytes_per_second: Option<NonZeroU64>,
