@@ -1,7 +1,7 @@
 //! Scheduled verification: damage in the bucket shows in the condition `Verified`, a repair after the next verification,
 //! and a restart goes on where the last operator stopped.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::{RequestKind, Settings};
@@ -9,7 +9,7 @@ use jiff::civil::date;
 use serde_json::{Value, json};
 
 use super::{condition, event_reasons, eventually, kubectl, patch};
-use crate::testkit::environment::Environment;
+use crate::testkit::environment::{Environment, STOP_LIMIT};
 use crate::testkit::manifest::SPACE;
 use crate::testkit::proxy::ProxiedPeer;
 
@@ -226,13 +226,23 @@ async fn a_restart_goes_on_where_the_last_operator_stopped() -> Result<()> {
     })
     .await
     .with_context(|| last.to_string())?;
-    first.kill().await?;
+    let stopping = Instant::now();
+    ensure!(first.stop(STOP_LIMIT).await?, "it did not stop well");
+    let took = stopping.elapsed();
+    ensure!(took < Duration::from_secs(10), "it read on for {took:?}");
     let (skip, started) = (
         store_requests(&environment),
         last["verification"]["startedAt"].clone(),
     );
 
-    let _second = environment.operator().lease(lease).start().await?;
+    let second = environment.operator().lease(lease).start().await?;
+    eventually("May is being read", async || {
+        let read = days_read(&environment, skip);
+        Ok(read.iter().any(|day| day.starts_with("2018-05")))
+    })
+    .await?;
+    second.kill().await?;
+    let _third = environment.operator().lease(lease).start().await?;
     let proved = wait_verified(&environment, "True/Proved").await?;
     let state = &proved["status"]["verification"];
     ensure!(state["startedAt"] == started && state["windows"] == 43, "{state}");
