@@ -171,6 +171,20 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         fs::remove_file(root.join("_journal/2018-06-05.receipt.json")).unwrap();
         fs::remove_dir_all(root.join("date=2018-06-05")).unwrap();
     }),
+    (
+        "a receipt of late events without the one before",
+        "revisions",
+        |root| {
+            let later = root.join("_journal/2018-06-05.r2.receipt.json");
+            fs::copy(root.join("_journal/2018-06-05.receipt.json"), &later).unwrap();
+            edit(&later, "\"revision\":0", "\"revision\":2");
+        },
+    ),
+    ("late events that do not add up", "revisions", |root| {
+        let later = root.join("_journal/2018-06-05.r1.receipt.json");
+        fs::copy(root.join("_journal/2018-06-05.receipt.json"), &later).unwrap();
+        edit(&later, "\"revision\":0", "\"revision\":1,\"supplementEvents\":7");
+    }),
     ("a manifest edited", "signatures", |root| {
         edit(
             &root.join("_manifests/00000003.json"),
