@@ -99,6 +99,8 @@ pub(super) struct ExportRun {
     counts: Option<Arc<DayListing>>,
     /// Earliest time of the next comparison with newer counts; `None`: the first decision sets it.
     recheck_at: Option<Instant>,
+    /// True if the listing in progress is for that comparison.
+    rechecking: bool,
     /// True if the last decision found an attempt of another holder; the bucket is then listed again from time to time.
     held_by_other: bool,
     /// True if this shard has listed the bucket once more at its end.
@@ -181,6 +183,7 @@ impl ExportRun {
             list_days_again: false,
             counts: None,
             recheck_at: None,
+            rechecking: false,
             held_by_other: false,
             relisted_for_shards: false,
             store_clock_offset: SignedDuration::ZERO,
@@ -414,6 +417,7 @@ impl ExportRun {
         let all = !decision.coverage.missing.is_empty() && now >= self.list_days_at;
         if (all || decision.recheck) && !self.is_listing_days() {
             let look = std::mem::take(&mut self.list_days_again);
+            self.rechecking = decision.recheck;
             if all {
                 self.list_days_at = now + self.ctx.shared.limits.listing_max_age;
             }
@@ -452,9 +456,9 @@ impl ExportRun {
             .min()
     }
 
-    /// Returns the time of the next comparison with newer counts. It keeps no run alive.
+    /// Returns the time of the next comparison with newer counts, if it is not due already. It keeps no run alive.
     fn recheck_time(&self) -> Option<Timestamp> {
-        let left = self.recheck_at?.saturating_duration_since(Instant::now());
+        let left = self.recheck_at?.checked_duration_since(Instant::now())?;
         self.now().checked_add(left).ok()
     }
 
@@ -469,6 +473,9 @@ impl ExportRun {
             Err(failure) => {
                 tracing::info!(reason = %failure.reason, error = failure.message, "cannot list the days of the service");
                 self.list_days_at = Instant::now() + LIST_DAYS_RETRY.min(max_age);
+                if !self.rechecking {
+                    return;
+                }
                 let again = self
                     .retry_state
                     .record_recheck_failure(failure, now, rand::random());
