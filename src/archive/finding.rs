@@ -15,6 +15,10 @@ pub enum FindingKind {
     ObjectSize,
     /// The object has other bytes than were stored.
     ObjectChanged,
+    /// The bucket has another version of the object than the one that was stored, or several, or deleted it.
+    ObjectSuperseded,
+    /// The bucket kept no versions when objects were written.
+    Unversioned,
     /// The object could not be read.
     ObjectUnreadable,
     /// The object, or a receipt, manifest or signature, is in an archive tier of the store.
@@ -142,6 +146,14 @@ impl FindingKind {
             }
             Self::ObjectChanged => {
                 "the bytes changed after they were stored: restore the object from a copy or an older version"
+            }
+            Self::ObjectSuperseded => {
+                "someone wrote over it, or deleted it, after it was stored: the version that was stored is kept if the \
+                 bucket locks objects; make it the current one again by removing the later versions"
+            }
+            Self::Unversioned => {
+                "nothing shows whether these objects were written over: enable versioning of the bucket, which shows it \
+                 from then on, or omit --versions"
             }
             Self::ObjectUnreadable => {
                 "the object was not checked: correct the store or the permissions, and verify again"

@@ -22,6 +22,7 @@ use super::session::create::today;
 use super::settings::archive::{LocationArgs, OpenArchive};
 use super::verify_text;
 use crate::api::MIN_BYTES_PER_SECOND;
+use crate::archive::manifest::Head;
 use crate::archive::manifest::signature::PublicKey;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
 use crate::archive::verify::attestation::Unsigned;
@@ -64,6 +65,13 @@ pub struct VerifyArgs {
     /// Accept receipts without a signature for windows from this UTC day on
     #[arg(long, value_name = "DATE", value_parser = day, requires = "public_keys")]
     pub unsigned_since: Option<Date>,
+    /// Compare the versions that the bucket keeps: each object must have one, the one that its receipt states
+    #[arg(long)]
+    pub versions: bool,
+    /// Manifest that was noted earlier, as SEQ:SHA256 (`verify` and `run` print the newest one): it must be in the chain,
+    /// which may be longer; may be repeated
+    #[arg(long = "head", value_name = "SEQ:SHA256")]
+    pub heads: Vec<Head>,
     /// Implied by --public-key; accepted as in earlier versions
     #[arg(
         long,
@@ -94,6 +102,8 @@ Examples:
   A bucket, with the exporter's public key:
     AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… \\
     eventexport verify s3://audit/tracker --public-key exporter.pem
+  That the chain still has the manifest that was noted at the last audit:
+    eventexport verify ./export --public-key exporter.pem --head 14:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
   The destination and the range of a manifest:
     eventexport verify -f audit.yaml
   That nothing of a month is missing:
@@ -113,7 +123,20 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
     let keys = read_public_keys(&args.public_keys)?;
     check_days(args.start, args.end, today())?;
     let mut reports = Vec::new();
-    for location in args.location.open().await? {
+    let locations = args.location.open().await?;
+    if !args.heads.is_empty() && locations.len() > 1 {
+        return Err(CliError::usage(format!(
+            "--head: a head belongs to one archive, and there are {}: name one of them",
+            locations.len()
+        )));
+    }
+    for location in locations {
+        if args.versions && location.store.is_local() {
+            return Err(CliError::usage(format!(
+                "--versions: {} is a directory, which keeps no versions: name a bucket, or omit it",
+                location.name
+            )));
+        }
         let options = VerifyOptions {
             store: Arc::clone(&location.store),
             prefix: location.prefix.clone(),
@@ -126,6 +149,8 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
                 (false, Some(day)) => Unsigned::Since(day),
                 (false, None) => Unsigned::Refused,
             },
+            heads: args.heads.clone(),
+            versions: args.versions,
             since: args.start,
             until: args.end,
             partial: false,

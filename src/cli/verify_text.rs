@@ -229,10 +229,10 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
         },
     );
     line("attested", attested);
-    if let Some((number, sha256)) = &root.manifests.head {
+    if let Some(head) = &root.manifests.head {
         line(
             "head",
-            format!("{number}:{sha256} (write it down, and pass it with --head next time)"),
+            format!("{head} (write it down, and pass it with --head next time)"),
         );
     }
     text.push('\n');

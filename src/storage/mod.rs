@@ -138,6 +138,21 @@ pub enum IrregularKind {
     TooDeep,
 }
 
+/// A version of an object, or the marker of its deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// The full key.
+    pub key: String,
+    /// Id of the version; `None`: it was written while the bucket kept no versions.
+    pub version_id: Option<String>,
+    /// True for the version that a read without a version id returns.
+    pub is_latest: bool,
+    /// True for the marker of a deletion.
+    pub is_delete_marker: bool,
+    /// Time at which the store accepted it.
+    pub last_modified: Option<Timestamp>,
+}
+
 /// A multipart upload in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
@@ -225,6 +240,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         // Not every store lists in order.
         all.sort_unstable_by(|one: &ObjectSummary, other| one.key.cmp(&other.key));
         Ok(all)
+    }
+    /// Lists every version of the keys that begin with `prefix`, in no order. More than [`LIST_MAX`] are an error, as are
+    /// stores without versions, such as directories.
+    async fn list_versions(&self, _prefix: &str) -> Result<Vec<ObjectVersion>, StoreError> {
+        Err(StoreError::Unsupported {
+            store: self.identity().to_string(),
+            what: "versions of objects".to_owned(),
+        })
     }
     /// Deletes keys; a missing key counts as deleted. Returns the keys that were not deleted, with the error of each.
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError>;

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::consistency::{contradictions, windows};
 use super::document::{DayStatement, FileDigest, Manifest, WindowEntry};
+use super::head::Head;
 use super::signature::SignatureStatus;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, Key};
@@ -89,8 +90,8 @@ pub struct ChainAudit {
     pub attested: BTreeSet<Window>,
     /// Digests of the receipts of later revisions that such a manifest lists, by window and number.
     pub attested_revisions: BTreeSet<(Window, u32, String)>,
-    /// Number and SHA-256 of the newest manifest, if it is valid.
-    pub head: Option<(u64, String)>,
+    /// The newest manifest, if it is valid.
+    pub head: Option<Head>,
     /// Statements of the valid manifests.
     pub sealed: SealedPeriods,
     /// Existing manifests.
@@ -221,7 +222,7 @@ impl<'a> ChainWalk<'a> {
         };
         if valid {
             if self.audit.manifests == 1 {
-                self.audit.head = Some((number, document.sha256.clone()));
+                self.audit.head = Head::new(number, &document.sha256).ok();
             }
             self.attested = by_later || *signature == SignatureStatus::Valid;
             self.audit.valid += 1;

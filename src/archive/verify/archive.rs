@@ -13,16 +13,19 @@ use tokio::sync::mpsc;
 use super::attestation::{ReceiptSignatures, Unsigned};
 use super::build_report::build_report;
 use super::contents::{self, RootContents, UnknownFile};
+use super::heads;
 use super::observation::ObjectObservation;
 use super::pace::Pace;
 use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
 use super::report::VerifyReport;
 use super::revisions::RevisionReceipts;
+use super::versions;
 use crate::archive::checkpoint::{Checkpoint, SignedCheckpoint, parse_checkpoint};
 use crate::archive::coverage::Expectation;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::ArchiveRoot;
+use crate::archive::manifest::Head;
 use crate::archive::manifest::chain::{Document, Receipts, SignedDocument};
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::signature::{self, PublicKey, SignatureStatus};
@@ -67,6 +70,10 @@ pub struct VerifyOptions {
     pub keys: Vec<PublicKey>,
     /// Exceptions from that.
     pub unsigned: Unsigned,
+    /// Manifests that were noted, each of which must be in a chain of the archive.
+    pub heads: Vec<Head>,
+    /// True: each object must have one version, the one that its receipt states.
+    pub versions: bool,
     /// First day to verify.
     pub since: Option<Date>,
     /// Last day to verify.
@@ -113,7 +120,18 @@ pub async fn verify(
     options: &VerifyOptions,
     progress: &Arc<VerifyProgress>,
 ) -> Result<VerifyReport, StoreError> {
-    let ArchiveReading { roots, findings } = recheck::read_archive(options).await?;
+    let ArchiveReading {
+        mut roots,
+        mut findings,
+    } = recheck::read_archive(options).await?;
+    if options.versions {
+        let versions = options.store.list_versions(&options.prefix).await?;
+        for root in &mut roots {
+            let superseded = versions::superseded(options, root, &versions);
+            root.expectations.findings.extend(superseded);
+        }
+    }
+    findings.extend(heads::missing(&options.prefix, &options.heads, &roots));
     let mut report = VerifyReport {
         roots: Vec::new(),
         findings,

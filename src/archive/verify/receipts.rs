@@ -161,6 +161,17 @@ pub fn coverage_findings(contents: &RootContents, coverage: &Coverage) -> Vec<Fi
         .damaged
         .iter()
         .filter(|(window, _)| !coverage.accepted.contains(**window));
+    // Queries read an hour's object beside that of its day.
+    let beside = contents
+        .journal
+        .orphaned_objects()
+        .filter(|window| coverage.covered.contains(*window))
+        .map(|window| {
+            let key = contents.key(&Key::Events(window));
+            Finding::new(FindingKind::ObjectWithoutReceipt, key)
+                .expected(contents.key(&Key::Receipt(window)))
+                .with_window(window)
+        });
     unaccepted
         .filter_map(|(window, damage)| {
             let receipt = contents.key(&Key::Receipt(*window));
@@ -212,6 +223,7 @@ pub fn coverage_findings(contents: &RootContents, coverage: &Coverage) -> Vec<Fi
             };
             Some(finding.with_window(*window))
         })
+        .chain(beside)
         .collect()
 }
 

@@ -71,6 +71,8 @@ pub struct RootReading {
     pub attestations: BTreeMap<Window, Attestation>,
     /// Windows whose receipt must be attested and is not.
     pub unattested: HourSet,
+    /// Numbers of noted manifests that the listing lacks.
+    pub unlisted_heads: Vec<u64>,
 }
 
 /// Windows with an object in the first listing, by root.
@@ -230,6 +232,10 @@ impl RootReading {
             .map(|(window, _)| *window)
             .filter(|window| options.requires_attestation(*window))
             .collect();
+        let heads = options.heads.iter().map(|head| head.sequence);
+        let unlisted_heads = heads
+            .filter(|number| !contents.manifests.contains_key(number))
+            .collect();
         let range = expected_range(options, &contents, &chain);
         let coverage = coverage::assess(&range.expectation(options.source()), &contents.journal);
         Ok(Self {
@@ -242,6 +248,7 @@ impl RootReading {
             coverage,
             attestations,
             unattested,
+            unlisted_heads,
         })
     }
 
@@ -256,6 +263,7 @@ impl RootReading {
             coverage,
             attestations,
             unattested,
+            unlisted_heads,
             ..
         } = self;
         let orphaned = receipts::coverage_findings(contents, coverage);
@@ -313,7 +321,11 @@ impl RootReading {
                 key: contents.key(&Key::ReceiptSignature(*window, 0)),
                 window: Some(*window),
             });
-        objects.chain(documents).chain(signatures).collect()
+        let heads = unlisted_heads.iter().map(|number| Absence {
+            key: contents.key(&Key::Manifest(*number)),
+            window: None,
+        });
+        objects.chain(documents).chain(signatures).chain(heads).collect()
     }
 }
 

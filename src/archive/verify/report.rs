@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::attestation::AttestationTotals;
 use super::observation::CheckMethod;
 use crate::archive::finding::{Finding, FindingKind};
+use crate::archive::manifest::Head;
 use crate::archive::range::RangeBasis;
 use crate::archive::window::Window;
 
@@ -110,8 +111,8 @@ pub struct ManifestTotals {
     pub signatures: u64,
     /// Signatures that one of the given keys verifies.
     pub verified: u64,
-    /// Number and SHA-256 of the newest manifest, if it is valid.
-    pub head: Option<(u64, String)>,
+    /// The newest manifest, if it is valid.
+    pub head: Option<Head>,
     /// Receipts that no manifest lists.
     pub receipts_not_in_manifest: u64,
 }
@@ -232,7 +233,7 @@ impl RootReport {
                 "valid": self.manifests.valid,
                 "signatures": self.manifests.signatures,
                 "verified": self.manifests.verified,
-                "head": self.manifests.head.as_ref().map(|(number, sha256)| format!("{number}:{sha256}")),
+                "head": self.manifests.head.as_ref().map(Head::to_string),
                 "receiptsOutsideManifests": self.manifests.receipts_not_in_manifest,
             },
             "attested": self.attested.map(|attested| json!({

@@ -314,6 +314,8 @@ async fn read_slice(
         keys,
         // The export demands signatures as its spec says; here only existing ones must be valid.
         unsigned: Unsigned::Allowed,
+        heads: Vec::new(),
+        versions: false,
         since: Some(slice.since),
         until: Some(slice.until),
         partial: true,

@@ -84,6 +84,8 @@ pub(super) enum S3Operation {
     Abort,
     /// `ListMultipartUploads`
     ListUploads,
+    /// `ListObjectVersions`
+    ListVersions,
 }
 
 impl S3Operation {
@@ -96,6 +98,7 @@ impl S3Operation {
             Self::Delete => "s3:DeleteObject",
             Self::Abort => "s3:AbortMultipartUpload",
             Self::ListUploads => "s3:ListBucketMultipartUploads",
+            Self::ListVersions => "s3:ListBucketVersions",
         }
     }
 }

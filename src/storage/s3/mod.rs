@@ -28,6 +28,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::list_multipart_uploads::ListMultipartUploadsOutput;
+use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{
@@ -51,8 +52,8 @@ use self::paging::AcceptedPages;
 use self::retry::{RetryClassifier, classify, classify_put, retry};
 use self::write_mode::WriteMode;
 use super::{
-    Crc64, LIST_MAX, ObjectClass, ObjectInfo, ObjectSummary, OpenUpload, PutMode, PutOptions, PutResult,
-    Segments, Store, StoreError, StoreIdentity, Upload, UploadedPart,
+    Crc64, LIST_MAX, ObjectClass, ObjectInfo, ObjectSummary, ObjectVersion, OpenUpload, PutMode, PutOptions,
+    PutResult, Segments, Store, StoreError, StoreIdentity, Upload, UploadedPart,
 };
 use crate::api::is_printable;
 use crate::egress::via_proxy;
@@ -72,6 +73,8 @@ const ANY_ETAG: &str = "*";
 const BLOCKING_HASH_MIN_BYTES: u64 = 256 << 10;
 /// Maximum length of a version id, upload id or entity tag, in bytes. Those of S3 have at most 1024.
 const ID_MAX_BYTES: usize = 1024;
+/// Version id of what was written while the bucket kept no versions.
+const NULL_VERSION: &str = "null";
 /// Maximum length of a key in bytes, the limit of S3.
 const KEY_MAX_BYTES: usize = 1024;
 /// Maximum number of keys in one `DeleteObjects`, the limit of S3.
@@ -270,6 +273,72 @@ impl Store for S3Store {
             token = next;
             if token.is_none() {
                 return Ok(());
+            }
+        }
+        Err(self.limit_exceeded(prefix, PAGES_MAX, "pages"))
+    }
+
+    async fn list_versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>, StoreError> {
+        let context = self.context(S3Operation::ListVersions, prefix);
+        let mut all = Vec::new();
+        let mut pages = AcceptedPages::default();
+        // A key, and a version of that key.
+        let mut after: Option<(String, Option<String>)> = None;
+        for _ in 0..PAGES_MAX {
+            let (after_key, after_id) = after.clone().unzip();
+            let (page, next) = self
+                .call_page(
+                    context,
+                    |_| {
+                        self.client
+                            .list_object_versions()
+                            .bucket(&self.settings.bucket)
+                            .prefix(prefix)
+                            .encoding_type(EncodingType::Url)
+                            .set_key_marker(after_key.clone())
+                            .set_version_id_marker(after_id.clone().flatten())
+                            .send()
+                    },
+                    |page: &ListObjectVersionsOutput| {
+                        let encoded = page.encoding_type == Some(EncodingType::Url);
+                        let key = page.next_key_marker.clone().filter(|key| !key.is_empty());
+                        let next =
+                            key.map(|key| (decode_key(key, encoded), page.next_version_id_marker.clone()));
+                        // The markers show a page that repeats: one of markers of deletions has no other first row.
+                        pages.next(Some(page.is_truncated.unwrap_or(false)), None, next)
+                    },
+                )
+                .await?;
+            pages.accept(None, next.as_ref());
+            let encoded = page.encoding_type == Some(EncodingType::Url);
+            let versions = page.versions.unwrap_or_default().into_iter();
+            let versions = versions
+                .map(|one| (one.key, one.version_id, one.is_latest, false, one.last_modified))
+                .chain(
+                    page.delete_markers
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(|one| (one.key, one.version_id, one.is_latest, true, one.last_modified)),
+                );
+            for (key, version_id, is_latest, is_delete_marker, last_modified) in versions {
+                let key = key.map(|key| decode_key(key, encoded));
+                let key = key
+                    .filter(|key| key.len() <= KEY_MAX_BYTES)
+                    .ok_or_else(|| self.invalid_response(context, "listed version without a valid key"))?;
+                all.push(ObjectVersion {
+                    key,
+                    version_id: version_id.filter(|id| is_usable_id(id) && id != NULL_VERSION),
+                    is_latest: is_latest.unwrap_or(false),
+                    is_delete_marker,
+                    last_modified: last_modified.and_then(timestamp),
+                });
+            }
+            if all.len() > LIST_MAX {
+                return Err(self.limit_exceeded(prefix, LIST_MAX, "versions"));
+            }
+            after = next;
+            if after.is_none() {
+                return Ok(all);
             }
         }
         Err(self.limit_exceeded(prefix, PAGES_MAX, "pages"))

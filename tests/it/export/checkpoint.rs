@@ -62,6 +62,8 @@ async fn errors(fixture: &EngineFixture) -> Vec<(FindingKind, String)> {
         quick: false,
         keys: fixture.signing.available().unwrap().trusted().to_vec(),
         unsigned: Unsigned::default(),
+        heads: Vec::new(),
+        versions: false,
         since: None,
         until: None,
         partial: false,

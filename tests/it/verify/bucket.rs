@@ -7,7 +7,7 @@ use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, S3Store, Sto
 
 use super::fixture::{ArchiveFixture, SPACE, simulator, text};
 use crate::bed::Gateway;
-use crate::testkit::bucket::{fresh_bucket, gateway_settings};
+use crate::testkit::bucket::{Bucket, fresh_bucket, gateway_settings};
 use crate::testkit::command::CommandOutput;
 
 struct ArchiveBucket {
@@ -151,4 +151,90 @@ async fn wrong_keys_and_a_missing_bucket_are_reported_by_argument() {
     let output = fixture.program(&arguments, &bucket.keys()).await;
     assert_eq!(output.code, Some(3), "{output:?}");
     assert!(output.err.contains("s3://no-such-bucket"), "{output:?}");
+}
+
+#[tokio::test]
+async fn versions_show_what_was_written_over_or_deleted_under_a_lock() {
+    let fixture = ArchiveFixture::shared().await;
+    let bucket = ArchiveBucket::create().await;
+    let versions = Bucket::of(bucket.gateway, &bucket.name);
+    versions.keep_versions().await.unwrap();
+    let simulator = simulator().await;
+    let destination = format!(
+        "s3: {{bucket: {}, prefix: t, region: {}, endpoint: '{}', credentialsSecretRef: {{name: bucket}}}}",
+        bucket.name,
+        Gateway::REGION,
+        bucket.gateway.endpoint()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.yaml");
+    let exports = [("Space", "2018-06-05", "2018-06-07")];
+    fs::write(&file, fixture.manifest(&simulator, &destination, &exports)).unwrap();
+    let output = fixture.program(&["run", "-f", text(&file)], &bucket.keys()).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(bucket.verify(fixture, &["--versions"]).await.findings(), []);
+
+    // The same bytes again: only the versions tell.
+    let key = |below: &str| format!("{SPACE}{below}");
+    let [object, receipt] = [
+        "date=2018-06-05/events.json.gz",
+        "_journal/2018-06-06.receipt.json",
+    ];
+    let gone = ["_manifests/00000001.json", "_manifests/00000001.json.sig"];
+    for again in [object, receipt] {
+        let bytes = versions.get(&key(again)).await.unwrap();
+        versions.put(&key(again), bytes).await.unwrap();
+    }
+    for deleted in gone {
+        versions.delete(&key(deleted)).await.unwrap();
+    }
+    // Each receipt is signed, so nothing is missing.
+    assert_eq!(bucket.verify(fixture, &[]).await.findings(), []);
+    let found = bucket.verify(fixture, &["--versions"]).await;
+    assert_eq!(
+        found.findings(),
+        findings("ObjectSuperseded", &[receipt, gone[0], gone[1], object])
+    );
+    let document = found.json();
+    let all = document["archives"][0]["findings"].as_array().unwrap();
+    let of = |below: &str| all.iter().find(|finding| finding["key"] == key(below)).unwrap();
+    let words = |below: &str, field: &str| of(below)[field].as_str().unwrap().to_owned();
+    assert!(
+        words(object, "found").contains("written over earlier versions: 1"),
+        "{all:?}"
+    );
+    assert!(words(object, "expected").contains("and no other"), "{all:?}");
+    assert!(
+        words(gone[0], "found").contains("deleted; earlier versions: 1"),
+        "{all:?}"
+    );
+    // Days that are not verified are not compared.
+    let later = bucket
+        .verify(fixture, &["--versions", "--start", "2018-06-07"])
+        .await;
+    assert_eq!(later.findings(), findings("ObjectSuperseded", &gone));
+}
+
+#[tokio::test]
+async fn versions_are_demanded_where_the_bucket_keeps_none() {
+    let fixture = ArchiveFixture::shared().await;
+    let bucket = ArchiveBucket::create().await;
+    let copy = fixture.copy();
+    let from = copy.path().join(SPACE).join("_journal");
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let bytes = Bytes::from(fs::read(entry.path()).unwrap());
+        if name.starts_with("2018-06-02.receipt") {
+            bucket.put(&format!("{SPACE}_journal/{name}"), bytes).await;
+        }
+    }
+    assert_eq!(bucket.verify(fixture, &[]).await.findings(), []);
+    assert_eq!(
+        bucket.verify(fixture, &["--versions"]).await.findings(),
+        findings("Unversioned", &[""])
+    );
+    let output = fixture.verify(copy.path(), &["--versions"]).await;
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.err.contains("--versions"), "{output:?}");
 }

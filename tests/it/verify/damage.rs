@@ -11,6 +11,7 @@ use serde_json::json;
 use super::fixture::{ACCOUNT, ArchiveFixture, SPACE, text};
 
 const OBJECT: &str = "date=2018-06-01/events.json.gz";
+const RECEIPT_SIGNATURE: &str = "_journal/2018-06-01.receipt.json.sig";
 const RECEIPT: &str = "_journal/2018-06-01.receipt.json";
 const MANIFEST_1: &str = "_manifests/00000001.json";
 const MANIFEST_2: &str = "_manifests/00000002.json";
@@ -50,8 +51,21 @@ fn add(archive: &Path, key: &str) {
     fs::copy(archive.join(SPACE).join(OBJECT), path).unwrap();
 }
 
+/// Removes the signatures of all receipts from a day on.
+fn unsign_receipts(archive: &Path, from: &str) {
+    for entry in fs::read_dir(archive.join(SPACE).join("_journal")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.ends_with(".receipt.json.sig") && name >= from {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// Removes all manifests, and the signatures of receipts.
 fn forget_manifests(archive: &Path) {
     fs::remove_dir_all(archive.join(SPACE).join("_manifests")).unwrap();
+    unsign_receipts(archive, "");
 }
 
 /// Returns the number after `"events":` in a receipt.
@@ -75,10 +89,11 @@ fn forge_gap(archive: &Path) {
     remove(archive, "_manifests/00000002.json.sig");
 }
 
-/// Removes the last manifest with its signature.
+/// Removes the last manifest with its signature, and those of its receipts.
 fn cut_off(archive: &Path) {
     remove(archive, MANIFEST_2);
     remove(archive, "_manifests/00000002.json.sig");
+    unsign_receipts(archive, "2018-06-06");
 }
 
 /// Adds the object and receipt of a day after the last one, which agree with each other.
@@ -120,11 +135,20 @@ fn forge_manifest(archive: &Path) {
     fs::write(root.join("_manifests/00000003.json"), encode(&manifest)).unwrap();
 }
 
-struct DamageCase {
-    name: &'static str,
-    damage: fn(&Path),
-    arguments: &'static [&'static str],
-    findings: &'static [(&'static str, &'static str)],
+pub(crate) struct DamageCase {
+    pub(crate) name: &'static str,
+    pub(crate) damage: fn(&Path),
+    pub(crate) arguments: &'static [&'static str],
+    pub(crate) findings: &'static [(&'static str, &'static str)],
+}
+
+impl DamageCase {
+    /// Returns the arguments, with the head of the unmodified chain instead of `HEAD`.
+    pub(crate) fn arguments<'a>(&'a self, head: &'a str) -> Vec<&'a str> {
+        let all = self.arguments.iter();
+        all.map(|argument| if *argument == "HEAD" { head } else { *argument })
+            .collect()
+    }
 }
 
 /// Returns a case: a damage of an archive with manifests, and its findings.
@@ -155,7 +179,7 @@ const fn unsealed_case(
     }
 }
 
-const CASES: &[DamageCase] = &[
+pub(crate) const CASES: &[DamageCase] = &[
     damage_case("nothing", |_| {}, &[]),
     unsealed_case("nothing, without manifests", forget_manifests, &[]),
     damage_case("nothing signed", forget_manifests, &[("Unattested", "")]),
@@ -182,6 +206,7 @@ const CASES: &[DamageCase] = &[
         |archive| {
             remove(archive, "_manifests/00000001.json.sig");
             remove(archive, "_manifests/00000002.json.sig");
+            unsign_receipts(archive, "");
         },
         &[
             ("SignatureMissing", MANIFEST_1),
@@ -192,10 +217,12 @@ const CASES: &[DamageCase] = &[
     damage_case(
         "a signature of any 64 bytes",
         |archive| edit(archive, "_manifests/00000002.json.sig", |bytes| bytes.fill(7)),
-        &[
-            ("SignatureInvalid", "_manifests/00000002.json.sig"),
-            ("Unattested", ""),
-        ],
+        &[("SignatureInvalid", "_manifests/00000002.json.sig")],
+    ),
+    damage_case(
+        "every manifest removed, each receipt signed",
+        |archive| fs::remove_dir_all(archive.join(SPACE).join("_manifests")).unwrap(),
+        &[],
     ),
     damage_case("a forged day with fitting sums", forge_day, &[("Unattested", "")]),
     damage_case(
@@ -268,6 +295,11 @@ const CASES: &[DamageCase] = &[
         &[("ObjectWithoutReceipt", "date=2018-06-02/events.json.gz")],
     ),
     damage_case(
+        "added object of an hour of a covered day",
+        |archive| add(archive, "date=2018-06-01/events-h07.json.gz"),
+        &[("ObjectWithoutReceipt", "date=2018-06-01/events-h07.json.gz")],
+    ),
+    damage_case(
         "added file of another name",
         |archive| add(archive, "date=2018-06-01/part-2.json.gz"),
         &[("StrayFile", "date=2018-06-01/part-2.json.gz")],
@@ -300,12 +332,18 @@ const CASES: &[DamageCase] = &[
             let events = events_of(archive, RECEIPT);
             replace(archive, RECEIPT, &format!("\"events\":{events}"), "\"events\":1");
         },
-        &[("ReceiptChanged", RECEIPT)],
+        &[
+            ("ReceiptChanged", RECEIPT),
+            ("SignatureInvalid", RECEIPT_SIGNATURE),
+        ],
     ),
     damage_case(
         "receipt that is no JSON any more",
         |archive| edit(archive, RECEIPT, |bytes| bytes.truncate(20)),
-        &[("ReceiptChanged", RECEIPT)],
+        &[
+            ("ReceiptChanged", RECEIPT),
+            ("SignatureInvalid", RECEIPT_SIGNATURE),
+        ],
     ),
     damage_case(
         "receipt removed",
@@ -333,7 +371,6 @@ const CASES: &[DamageCase] = &[
         &[
             ("ManifestInconsistent", MANIFEST_2),
             ("SignatureInvalid", "_manifests/00000002.json.sig"),
-            ("Unattested", ""),
         ],
     ),
     damage_case(
@@ -347,23 +384,19 @@ const CASES: &[DamageCase] = &[
             );
             remove(archive, "_manifests/00000001.json.sig");
         },
-        &[
-            ("ManifestChanged", MANIFEST_1),
-            ("SignatureMissing", MANIFEST_1),
-            ("Unattested", ""),
-        ],
+        &[("ManifestChanged", MANIFEST_1), ("SignatureMissing", MANIFEST_1)],
     ),
     damage_case(
         "forged manifest: a day that is not there is an accepted gap without a reason",
         |archive| {
             forge_gap(archive);
             remove(archive, "_journal/2018-06-07.receipt.json");
+            remove(archive, "_journal/2018-06-07.receipt.json.sig");
             remove(archive, "date=2018-06-07/events.json.gz");
         },
         &[
             ("ManifestInconsistent", MANIFEST_2),
             ("SignatureMissing", MANIFEST_2),
-            ("Unattested", ""),
         ],
     ),
     damage_case(
@@ -380,18 +413,17 @@ const CASES: &[DamageCase] = &[
         &[
             ("ManifestInconsistent", MANIFEST_2),
             ("SignatureMissing", MANIFEST_2),
-            ("Unattested", ""),
         ],
     ),
     damage_case(
         "manifest removed",
         |archive| remove(archive, MANIFEST_1),
-        &[("ManifestMissing", MANIFEST_1), ("Unattested", "")],
+        &[("ManifestMissing", MANIFEST_1)],
     ),
     damage_case(
         "last manifest removed, its signature left",
         |archive| remove(archive, MANIFEST_2),
-        &[("ManifestMissing", MANIFEST_2), ("Unattested", "")],
+        &[("ManifestMissing", MANIFEST_2)],
     ),
     DamageCase {
         name: "wrong key",
@@ -402,6 +434,21 @@ const CASES: &[DamageCase] = &[
             ("SignatureInvalid", "_manifests/00000002.json.sig"),
             ("Unattested", ""),
         ],
+    },
+    DamageCase {
+        name: "the noted manifest is in the chain",
+        damage: |_| {},
+        arguments: &["--head", "HEAD"],
+        findings: &[],
+    },
+    DamageCase {
+        name: "the noted manifest was cut off",
+        damage: |archive| {
+            remove(archive, MANIFEST_2);
+            remove(archive, "_manifests/00000002.json.sig");
+        },
+        arguments: &["--head", "HEAD"],
+        findings: &[("HeadMissing", "")],
     },
     DamageCase {
         name: "changed keys, both given",
@@ -433,7 +480,7 @@ const CASES: &[DamageCase] = &[
         &[("ReceiptInconsistent", RECEIPT)],
     ),
     unsealed_case(
-        "edited size after decompression, without manifests",
+        "edited number of members, without manifests",
         |archive| {
             forget_manifests(archive);
             replace(archive, RECEIPT, "\"gzipMembers\":", "\"gzipMembers\":1");
@@ -513,18 +560,34 @@ const CASES: &[DamageCase] = &[
 #[tokio::test]
 async fn each_damage_is_the_only_finding() {
     let fixture = ArchiveFixture::shared().await;
+    let head = fixture.head();
     for case in CASES {
         let copy = fixture.copy();
         (case.damage)(copy.path());
-        let findings = fixture.verify(copy.path(), case.arguments).await.findings();
+        let findings = fixture
+            .verify(copy.path(), &case.arguments(&head))
+            .await
+            .findings();
         let mut wanted: Vec<(String, String)> = Vec::new();
         for (kind, key) in case.findings {
-            wanted.push(((*kind).to_owned(), format!("{SPACE}{key}")));
+            // A head may be that of any chain below the prefix.
+            let root = if *kind == "HeadMissing" { "" } else { SPACE };
+            wanted.push(((*kind).to_owned(), format!("{root}{key}")));
         }
         if case.name == "wrong key" {
-            let key = format!("{ACCOUNT}_manifests/00000001.json.sig");
-            wanted.push(("SignatureInvalid".to_owned(), key));
+            let invalid = |root: &str, key: &str| ("SignatureInvalid".to_owned(), format!("{root}{key}"));
+            wanted.push(invalid(ACCOUNT, "_manifests/00000001.json.sig"));
             wanted.push(("Unattested".to_owned(), ACCOUNT.to_owned()));
+            for root in [SPACE, ACCOUNT] {
+                for entry in fs::read_dir(copy.path().join(root).join("_journal")).unwrap() {
+                    let name = entry.unwrap().file_name().into_string().unwrap();
+                    if name.ends_with(".sig") {
+                        wanted.push(invalid(root, &format!("_journal/{name}")));
+                    }
+                }
+            }
+            // Each window has a finding.
+            wanted.retain(|(kind, _)| kind != "Unattested");
         }
         wanted.sort();
         assert_eq!(findings, wanted, "{}", case.name);

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use eventexport::archive::receipt::Sha256Digest;
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,13 +16,13 @@ use crate::testkit::manifest::{Manifest, secret};
 use crate::testkit::process::program;
 
 /// Prefix of the space in the archive.
-pub(super) const SPACE: &str = "t/space=c1/scope=space/";
+pub(crate) const SPACE: &str = "t/space=c1/scope=space/";
 
 /// Prefix of the account in the archive.
 pub(super) const ACCOUNT: &str = "t/space=c1/scope=account/";
 
 /// Unmodified archive, and the keys that signed it.
-pub(super) struct ArchiveFixture {
+pub(crate) struct ArchiveFixture {
     folder: TempDir,
 }
 
@@ -47,7 +48,7 @@ impl CommandOutput {
 
 impl ArchiveFixture {
     /// Returns the fixture of this test process; the first call creates it.
-    pub(super) async fn shared() -> &'static Self {
+    pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<ArchiveFixture> = OnceCell::const_new();
         SHARED.get_or_init(Self::create).await
     }
@@ -118,8 +119,15 @@ impl ArchiveFixture {
     }
 
     /// Returns the file of the key: `private`, `public`, or `other` for another public key.
-    pub(super) fn key(&self, name: &str) -> PathBuf {
+    pub(crate) fn key(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.pem"))
+    }
+
+    /// Returns the head of the chain of the space, `SEQ:SHA256`.
+    pub(crate) fn head(&self) -> String {
+        let manifest = self.folder.path().join("archive").join(SPACE);
+        let bytes = fs::read(manifest.join("_manifests/00000002.json")).unwrap();
+        format!("2:{}", Sha256Digest::of(&bytes))
     }
 
     /// Returns the manifest of the first run.
@@ -128,7 +136,7 @@ impl ArchiveFixture {
     }
 
     /// Copies the archive without the store's internal folder.
-    pub(super) fn copy(&self) -> TempDir {
+    pub(crate) fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().unwrap();
         copy_folder(&self.folder.path().join("archive"), copy.path());
         copy

@@ -1,9 +1,9 @@
 //! The archive of a real export with every relevant damage: `verify` reports the damage, and nothing else.
 
 mod bucket;
-mod damage;
+pub(crate) mod damage;
 mod duckdb;
-mod fixture;
+pub(crate) mod fixture;
 mod hostile;
 mod inspect;
 mod partial;

@@ -33,6 +33,8 @@ fn options(folder: &Path, days: Option<(Date, Date)>) -> VerifyOptions {
         quick: false,
         keys: vec![PublicKey::from_pem(&key).unwrap()],
         unsigned: Unsigned::Allowed,
+        heads: Vec::new(),
+        versions: false,
         since: days.map(|(since, _)| since),
         until: days.map(|(_, until)| until),
         partial: days.is_some(),

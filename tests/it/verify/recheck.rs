@@ -28,6 +28,8 @@ fn options(store: Arc<dyn Store>) -> VerifyOptions {
         quick: false,
         keys: Vec::new(),
         unsigned: Unsigned::default(),
+        heads: Vec::new(),
+        versions: false,
         since: None,
         partial: false,
         bytes_per_second: None,
