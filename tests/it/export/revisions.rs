@@ -23,6 +23,8 @@ use futures::{FutureExt as _, StreamExt as _};
 use jiff::civil::{Date, date};
 use tokio_util::sync::CancellationToken;
 
+use crate::auditor::audit;
+
 use super::chain::{manifests, signing};
 use super::crashes::{archive_violations, resume_export};
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
@@ -108,6 +110,8 @@ async fn verified(fixture: &EngineFixture) -> VerifyReport {
         quick: false,
         keys: Vec::new(),
         unsigned: Unsigned::default(),
+        heads: Vec::new(),
+        versions: false,
         since: None,
         until: None,
         partial: false,
@@ -185,12 +189,9 @@ async fn late_events_are_stored_beside_the_day_and_readers_see_each_event_once()
     assert_eq!((newest.totals.events, newest.totals.reported), (967, 967));
     assert_eq!(newest.windows[2].revisions[0].events, 247);
 
-    // The commands of docs/auditor.md prove it too; it is not signed.
-    let failing = crate::auditor::failing_commands(&fixture.root(), std::path::Path::new("none.pem"));
-    assert!(
-        failing.iter().all(|(name, _)| name == "signatures"),
-        "{failing:?}"
-    );
+    // docs/audit.sh proves it too; it is not signed.
+    let audited = audit(&fixture.root(), &fixture.root(), &[]);
+    assert_eq!(audited.code, Some(0), "{}", audited.text);
 
     let again = fixture.run().await;
     assert!(again.complete && again.grown.is_empty());
@@ -415,6 +416,9 @@ async fn verify_proves_every_file_of_each_revision() {
     assert_eq!((totals.windows, totals.events, totals.late), (2, 240 + 252, 12));
     // The first objects, two bodies and two supplements.
     assert_eq!((totals.objects, totals.proved), (6, 6));
+    let audited = audit(&fixture.root(), &fixture.root(), &[]);
+    assert_eq!(audited.code, Some(0), "{}", audited.text);
+    assert!(audited.text.contains("2 windows, 492 events"), "{}", audited.text);
 
     let damage = [
         (
@@ -441,6 +445,8 @@ async fn verify_proves_every_file_of_each_revision() {
         let mut found: Vec<FindingKind> = errors(&fixture).await.into_iter().map(|(kind, _)| kind).collect();
         found.dedup();
         assert_eq!(found, kinds, "without {key}: {:?}", errors(&fixture).await);
+        let audited = audit(&fixture.root(), &fixture.root(), &[]);
+        assert_eq!(audited.code, Some(1), "without {key}: {}", audited.text);
         std::fs::write(&path, bytes).unwrap();
     }
     // Without a manifest, the later receipt shows the hole, and nothing shows the last one.
