@@ -261,6 +261,44 @@ impl ArchiveRoot {
 }
 
 impl Key {
+    /// Returns true for keys that are written once and never deleted.
+    pub const fn is_evidence(&self) -> bool {
+        match self {
+            Self::Events(_)
+            | Self::Supplement(..)
+            | Self::Revision(..)
+            | Self::Receipt(_)
+            | Self::RevisionReceipt(..)
+            | Self::ReceiptSignature(..)
+            | Self::Manifest(_)
+            | Self::Signature(_)
+            | Self::ManifestTimestamp(_)
+            | Self::Checkpoint(_)
+            | Self::CheckpointSignature(_)
+            | Self::CheckpointTimestamp(_) => true,
+            Self::Expired(_)
+            | Self::Split(_)
+            | Self::Late(_)
+            | Self::Attempt(_)
+            | Self::Session(..)
+            | Self::Prepared(_)
+            | Self::Other => false,
+        }
+    }
+
+    /// Returns the window that evidence is about; `None` if it is about many, or no evidence.
+    pub const fn window(&self) -> Option<Window> {
+        match self {
+            Self::Events(window)
+            | Self::Supplement(window, _)
+            | Self::Revision(window, _)
+            | Self::Receipt(window)
+            | Self::RevisionReceipt(window, _)
+            | Self::ReceiptSignature(window, _) => Some(*window),
+            _ => None,
+        }
+    }
+
     /// Returns the key below the root, as documents name it; `None` for [`Key::Other`].
     pub fn relative(&self) -> Option<String> {
         Some(match self {

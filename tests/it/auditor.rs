@@ -364,7 +364,7 @@ const AUDIT_CASES: &[AuditCase] = &[
         copy.add("date=2018-06-05/events-more.json.gz");
     }),
     case("events in a folder of no day", "other files", |copy| {
-        copy.add("date=x/events.json.gz")
+        copy.add("date=x/events.json.gz");
     }),
     case("a name that a shell splits", "files", |copy| {
         copy.add("date=2018-06-05/events more.json.gz");
@@ -377,11 +377,11 @@ const AUDIT_CASES: &[AuditCase] = &[
         copy.edit_bytes(OBJECT, |bytes| bytes.truncate(bytes.len() - 9));
     }),
     case("an object appended to", "objects", |copy| {
-        copy.edit_bytes(OBJECT, |bytes| bytes.push(0))
+        copy.edit_bytes(OBJECT, |bytes| bytes.push(0));
     }),
     case("an object removed", "objects", |copy| copy.remove(OBJECT)),
     case("an object added", "other files", |copy| {
-        copy.add("date=2018-06-05/events-h07.json.gz")
+        copy.add("date=2018-06-05/events-h07.json.gz");
     }),
     case("two days swapped", "objects", |copy| {
         let days = [4, 5].map(|day| copy.path(&format!("date=2018-06-0{day}/events.json.gz")));
@@ -466,7 +466,7 @@ const AUDIT_CASES: &[AuditCase] = &[
         copy.edit(RECEIPT, "\"resumes\":0", "\"resumes\":1");
     }),
     case("a receipt removed", "manifests and receipts", |copy| {
-        copy.remove(RECEIPT)
+        copy.remove(RECEIPT);
     }),
     case(
         "a receipt removed with its object",
@@ -563,7 +563,7 @@ const AUDIT_CASES: &[AuditCase] = &[
         copy.remove("_manifests/00000002.json.sig");
     }),
     case("the last manifest removed, its signature left", "chain", |copy| {
-        copy.remove(MANIFEST)
+        copy.remove(MANIFEST);
     }),
     case("a signature removed", "signatures of manifests", |copy| {
         copy.remove("_manifests/00000002.json.sig");

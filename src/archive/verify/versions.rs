@@ -9,8 +9,6 @@ use super::archive::VerifyOptions;
 use super::contents::RootContents;
 use super::recheck::RootReading;
 use crate::archive::finding::{Finding, FindingKind};
-use crate::archive::layout::Key;
-use crate::archive::window::Window;
 use crate::storage::ObjectVersion;
 
 /// Returns a finding for each key of a root that was overwritten or deleted, and one if the bucket kept no versions.
@@ -18,8 +16,9 @@ pub fn superseded(options: &VerifyOptions, root: &RootReading, versions: &[Objec
     let contents = &root.contents;
     let mut by_key: BTreeMap<&str, Vec<&ObjectVersion>> = BTreeMap::new();
     for version in versions {
-        let window = window_of(&contents.root.parse(&version.key));
-        if window.is_some_and(|window| window.is_none_or(|window| options.includes(window.date()))) {
+        let key = contents.root.parse(&version.key);
+        let included = key.window().is_none_or(|window| options.includes(window.date()));
+        if key.is_evidence() && included {
             by_key.entry(&version.key).or_default().push(version);
         }
     }
@@ -58,7 +57,7 @@ pub fn superseded(options: &VerifyOptions, root: &RootReading, versions: &[Objec
                     Some(time) => format!("{found} (since {time})"),
                     None => found,
                 });
-            findings.push(match window_of(&contents.root.parse(key)).flatten() {
+            findings.push(match contents.root.parse(key).window() {
                 Some(window) => finding.with_window(window),
                 None => finding,
             });
@@ -72,21 +71,6 @@ pub fn superseded(options: &VerifyOptions, root: &RootReading, versions: &[Objec
         );
     }
     findings
-}
-
-/// Returns the window of a key that is written once, `Some(None)` for a manifest or its signature; `None`: the key may be
-/// overwritten or deleted.
-fn window_of(key: &Key) -> Option<Option<Window>> {
-    match key {
-        Key::Events(window)
-        | Key::Receipt(window)
-        | Key::ReceiptSignature(window, _)
-        | Key::Revision(window, _)
-        | Key::Supplement(window, _)
-        | Key::RevisionReceipt(window, _) => Some(Some(*window)),
-        Key::Manifest(_) | Key::Signature(_) => Some(None),
-        _ => None,
-    }
 }
 
 /// Returns the version of each object that a receipt states, by key.
