@@ -581,7 +581,7 @@ async fn each_damage_is_the_only_finding() {
             for root in [SPACE, ACCOUNT] {
                 for entry in fs::read_dir(copy.path().join(root).join("_journal")).unwrap() {
                     let name = entry.unwrap().file_name().into_string().unwrap();
-                    if name.ends_with(".sig") {
+                    if name.strip_suffix(".sig").is_some() {
                         wanted.push(invalid(root, &format!("_journal/{name}")));
                     }
                 }
