@@ -315,7 +315,7 @@ impl ReceiptFacts {
             self.current_object()
         };
         let facts = Self::new(receipt, sha256);
-        if object != next && facts.summary.sha256 != self.current().sha256 {
+        if object != next && (late > 0 || facts.summary.sha256 != self.current().sha256) {
             return Err((
                 format!("the object of revision {next} or {object}"),
                 format!("object {}", key.unwrap_or_default()),
@@ -541,6 +541,7 @@ fn supplement_contradiction(window: Window, revision: u32, receipt: &Receipt) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::records::ObjectRecord;
 
     #[test]
     fn a_digest_is_64_hexadecimal_digits() {
@@ -549,6 +550,116 @@ mod tests {
         assert_eq!(digest.to_string().to_uppercase().parse(), Ok(digest));
         for text in ["", "ab", &"+f".repeat(32), &"ab".repeat(33)] {
             assert_eq!(text.parse::<Sha256Digest>(), Err(()), "{text}");
+        }
+    }
+
+    /// The receipt of a revision of 15 June: 240 events and 7 more in each revision.
+    fn revision(number: u32) -> Receipt {
+        let day = jiff::civil::date(2018, 6, 15);
+        let window = Window::day(day);
+        let object = |key: Key| ObjectRecord {
+            key: key.relative().unwrap(),
+            version_id: None,
+            bytes: 50,
+            sha256: Sha256Digest::of(&number.to_be_bytes()).to_string(),
+            crc64nvme: "0".repeat(16),
+            gzip_members: 1,
+            decompressed_bytes: 500,
+        };
+        let range = RangeRecord {
+            start: day,
+            end: day,
+            hour: None,
+        };
+        let events = 240 + 7 * u64::from(number);
+        Receipt {
+            schema: "eventexport.io/receipt/v1".to_owned(),
+            window: window.to_string(),
+            scope: "Space".to_owned(),
+            space: "s".to_owned(),
+            source: "https://a".to_owned(),
+            tracker_user: None,
+            session_id: "id".to_owned(),
+            asked: range,
+            answered: Some(range),
+            object: Some(object(body_key(window, number))),
+            empty_answer: None,
+            events,
+            uncounted: None,
+            reported_before: None,
+            reported_after: Some(events),
+            reported_of_day: None,
+            verdict: Verdict::Matched,
+            transfer_end: None,
+            resumes: 0,
+            revision: number,
+            supplement: (number > 0).then(|| object(Key::Supplement(window, number))),
+            supplement_events: (number > 0).then_some(7),
+            started_at: Timestamp::UNIX_EPOCH,
+            stored_at: Timestamp::UNIX_EPOCH,
+            software: "test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_receipt_of_a_revision_describes_its_key_and_continues_those_before() {
+        type Edit = fn(&mut Receipt);
+        let root = ArchiveRoot::new("", "s", "space");
+        let window = Window::day(jiff::civil::date(2018, 6, 15));
+        let read = |receipt: &Receipt, number| {
+            read_receipt(&root, window, number, &records::encode(receipt)).map(drop)
+        };
+        assert_eq!(read(&revision(0), 0), Ok(()));
+        assert_eq!(read(&revision(2), 2), Ok(()));
+        assert!(read(&revision(2), 1).is_err(), "copied from another key");
+        assert!(
+            read(&revision(0), 1).is_err(),
+            "the first receipt under a later key"
+        );
+        let wrong: [(&str, Edit); 6] = [
+            ("no object", |r| r.object = None),
+            ("the body of a later revision", |r| {
+                r.object.as_mut().unwrap().key = "_revisions/2018-06-15/3/events.json.gz".to_owned();
+            }),
+            ("the body of another day", |r| {
+                r.object.as_mut().unwrap().key = "_revisions/2018-06-16/2/events.json.gz".to_owned();
+            }),
+            ("the supplement of another revision", |r| {
+                r.supplement.as_mut().unwrap().key = "date=2018-06-15/events-r1.json.gz".to_owned();
+            }),
+            ("events without a supplement", |r| r.supplement = None),
+            ("a supplement without events", |r| r.supplement_events = None),
+        ];
+        for (name, edit) in wrong {
+            let mut receipt = revision(2);
+            edit(&mut receipt);
+            assert!(read(&receipt, 2).is_err(), "{name}");
+        }
+
+        let facts = || ReceiptFacts::new(&revision(0), Sha256Digest::default());
+        let mut both = facts();
+        for number in [1, 2] {
+            assert_eq!(
+                both.add_revision(window, &revision(number), Sha256Digest::default()),
+                Ok(())
+            );
+        }
+        assert_eq!((both.current().events, both.late_events()), (254, 14));
+        assert_eq!((both.revision(), both.stored_bytes()), (2, 150));
+        let broken: [(&str, u32, Edit); 4] = [
+            ("a hole", 2, |_| {}),
+            ("another source", 1, |r| r.source = "https://b".to_owned()),
+            ("events that do not add up", 1, |r| r.events = 248),
+            ("an earlier body of other bytes", 1, |r| {
+                r.object.as_mut().unwrap().key = "date=2018-06-15/events.json.gz".to_owned();
+            }),
+        ];
+        for (name, number, edit) in broken {
+            let mut receipt = revision(number);
+            edit(&mut receipt);
+            let mut facts = facts();
+            let added = facts.add_revision(window, &receipt, Sha256Digest::default());
+            assert!(added.is_err() && facts.revisions.is_empty(), "{name}");
         }
     }
 }

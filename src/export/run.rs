@@ -553,9 +553,7 @@ impl ExportRun {
     /// Starts the task that confirms the newest count of a stored window.
     fn confirm(&mut self, confirmation: Confirmation) {
         let Confirmation { window, reported } = confirmation;
-        let receipts = self.journal.as_ref().map(|journal| &journal.receipts);
-        let facts = receipts.and_then(|receipts| receipts.get(&window)?.as_ref());
-        let Some(revision) = facts.map(ReceiptFacts::revision) else {
+        let Some(revision) = self.stored_revision(window) else {
             return;
         };
         self.spawn(RunTask::Confirm(window), move |ctx| async move {
@@ -925,8 +923,13 @@ impl ExportRun {
             }
             Ok(WindowOutcome::Covered) => {
                 self.known_receipts.insert(window);
+                let before = self.stored_revision(window);
                 self.refresh_day(window).await;
-                self.covered_by_other(window, now);
+                if before.is_some() && self.stored_revision(window) == before {
+                    self.record_unlisted(window, now);
+                } else {
+                    self.covered_by_other(window, now);
+                }
                 needs_refresh = false;
             }
             Ok(WindowOutcome::Expired(facts)) => {
@@ -967,6 +970,17 @@ impl ExportRun {
         if shown {
             return self.retry_state.record_success(window);
         }
+        self.record_unlisted(window, now);
+    }
+
+    /// Returns the number of the highest revision of a stored window.
+    fn stored_revision(&self, window: Window) -> Option<u32> {
+        let facts = self.journal.as_ref()?.receipts.get(&window)?;
+        facts.as_ref().map(ReceiptFacts::revision)
+    }
+
+    /// Records that the bucket does not show what an attempt found.
+    fn record_unlisted(&mut self, window: Window, now: Timestamp) {
         let message = format!(
             "{window} was found in {}, and the listing of the bucket leaves it out: the listing is behind, or another process deleted it",
             self.ctx.peers.store.identity()

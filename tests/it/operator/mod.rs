@@ -11,6 +11,7 @@ pub(crate) mod end_to_end;
 mod handover;
 mod helm;
 mod kubectl_output;
+mod late_events;
 mod leader_election;
 mod lifecycle;
 mod look_now;

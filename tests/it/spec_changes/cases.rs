@@ -407,6 +407,20 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             Applied,
         ),
         field(
+            "spec.recheck.enabled",
+            "off",
+            no_patch,
+            |_| json!({ "recheck": { "enabled": false } }),
+            Applied,
+        ),
+        field(
+            "spec.recheck.days",
+            "a week",
+            no_patch,
+            |_| json!({ "recheck": { "days": 7 } }),
+            Applied,
+        ),
+        field(
             "spec.suspend",
             "toggled",
             no_patch,

@@ -94,6 +94,14 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
                 json!({ "every": "8760h", "bytesPerSecond": 65_536 }),
             )],
         ),
+        accepted_case(
+            "late events for two weeks",
+            vec![Set("/recheck", json!({ "days": 14 }))],
+        ),
+        accepted_case(
+            "no late events",
+            vec![Set("/recheck", json!({ "enabled": false }))],
+        ),
         accepted_case("settled at once", vec![Set("/settleAfter", "0s".into())]),
         accepted_case(
             "a duration of several numbers",

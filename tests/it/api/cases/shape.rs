@@ -157,6 +157,18 @@ pub(super) fn rest() -> Vec<ValidationCase> {
             ("spec.parallelism", "less than or equal to 30"),
         ),
         invalid_value(
+            "late events of no day",
+            "/recheck",
+            json!({ "days": 0 }),
+            ("spec.recheck.days", "greater than or equal to 1"),
+        ),
+        invalid_value(
+            "late events of more than ten years",
+            "/recheck",
+            json!({ "days": 3651 }),
+            ("spec.recheck.days", "less than or equal to 3650"),
+        ),
+        invalid_value(
             "a signing key without a name",
             "/manifest",
             json!({ "signingKeySecretRef": {} }),
