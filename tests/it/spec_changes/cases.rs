@@ -379,6 +379,20 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             Signed,
         ),
         field(
+            "spec.manifest.abandonedHead",
+            "added",
+            no_patch,
+            |_| json!({ "manifest": { "abandonedHead": format!("1:{}", "0".repeat(64)) } }),
+            Applied,
+        ),
+        field(
+            "spec.manifest.unsignedReceiptsBefore",
+            "added",
+            no_patch,
+            |_| json!({ "manifest": { "unsignedReceiptsBefore": "2018-06-02" } }),
+            Applied,
+        ),
+        field(
             "spec.verification.every",
             "added",
             no_patch,
