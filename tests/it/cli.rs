@@ -190,9 +190,24 @@ async fn an_invalid_signing_key_does_not_block_storing_events() {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
         .unwrap()
         .serialize_pem();
-    let mut right = program(folder.path(), &arguments);
-    right.env("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY", &key);
-    let right = output(right.spawn().unwrap()).await;
+    let with_key = async || {
+        let mut right = program(folder.path(), &arguments);
+        right.env("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY", &key);
+        output(right.spawn().unwrap()).await
+    };
+    // The receipt was written without a key: a person vouches for it.
+    let unsigned = with_key().await;
+    assert_eq!(unsigned.status.code(), Some(1), "{unsigned:?}");
+    assert_eq!(
+        last_object(&unsigned)["exports"][0]["problems"][0]["reason"],
+        "ReceiptUnsigned"
+    );
+    let vouched = text.replace(
+        "{name: signing}}",
+        "{name: signing}, unsignedReceiptsBefore: 2018-06-02}",
+    );
+    fs::write(file, vouched).unwrap();
+    let right = with_key().await;
     assert_eq!(right.status.code(), Some(0), "{right:?}");
     assert_eq!(last_object(&right)["totals"]["alreadyStored"], 1);
     let manifests = Path::new(to).join("space=c1/scope=space/_manifests");
