@@ -201,8 +201,7 @@ async fn find_manifest(
                 if stated {
                     return Ok(FoundManifest::Stated);
                 }
-                if statement.events() < link.events && !lost_days_are_accepted(ctx, statement, number).await?
-                {
+                if statement.events() < link.events {
                     fewer_events(ctx, statement, number, &link.sha256, link.events, chain)?;
                 }
                 return Ok(found);
@@ -210,20 +209,6 @@ async fn find_manifest(
         }
     }
     Ok(found)
-}
-
-/// Returns true if a person accepted a gap for each day that has fewer events than a manifest states.
-async fn lost_days_are_accepted(
-    ctx: &RunContext,
-    statement: &Statement,
-    number: u64,
-) -> Result<bool, Failure> {
-    let (key, Some(bytes)) = read_manifest(ctx, number).await? else {
-        return Ok(false);
-    };
-    let stated: Manifest =
-        document::parse_manifest(&key, number, &bytes).map_err(|error| Failure::from(&error))?;
-    Ok(statement.accepts_losses_since(&stated))
 }
 
 /// Reads a manifest of the statement that has no signature yet.

@@ -11,8 +11,8 @@ use crate::archive::coverage::{day_shortfalls, valid_receipt};
 use crate::archive::layout::Key;
 use crate::archive::listing::Journal;
 use crate::archive::manifest::document::{
-    DayEntry, DayEvidence, DayStatement, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry,
-    PeriodTotals, REVISED_SCHEMA, RevisionEntry, RootDigest, WindowEntry, root_digest,
+    DayEntry, DayEvidence, FileDigest, GapEntry, Manifest, ManifestHeader, ObjectEntry, PeriodTotals,
+    REVISED_SCHEMA, RevisionEntry, RootDigest, WindowEntry, root_digest,
 };
 use crate::archive::receipt::{ReceiptFacts, RevisionFacts, body_key};
 use crate::archive::records::{ArchiveRecord as _, RangeRecord, SOFTWARE};
@@ -213,15 +213,6 @@ impl Statement {
     /// Returns the number of events that it states.
     pub const fn events(&self) -> u64 {
         self.totals.events
-    }
-
-    /// Returns true if each day that has fewer events than an earlier manifest of the period states is an accepted gap.
-    pub fn accepts_losses_since(&self, earlier: &Manifest) -> bool {
-        let now: BTreeMap<Date, &DayEntry> = self.days.iter().map(|day| (day.date, day)).collect();
-        earlier.days.iter().all(|stated| {
-            now.get(&stated.date)
-                .is_some_and(|day| day.events >= stated.events || day.statement == DayStatement::AcceptedGap)
-        })
     }
 
     /// Returns the receipts that it states, with their days.

@@ -248,12 +248,14 @@ fn cases() -> Vec<Case> {
                 },
             )
         },
+        // What a manifest stated is gone: the gap alone does not give the manifest up.
         Case {
             accepted: true,
+            verified_after: 1,
             ..case(
                 "an accepted gap in a sealed period",
                 "Accepted",
-                [0, 0, 1, 0],
+                [0, 0, 1, 1],
                 |root| {
                     root.remove(DAY);
                 },
