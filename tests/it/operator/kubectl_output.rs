@@ -10,9 +10,13 @@ use super::end_to_end;
 use super::kubectl;
 
 /// Patterns of the parts that differ between runs, and their replacements.
-const MASKS: [(&str, &str); 6] = [
+const MASKS: [(&str, &str); 7] = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "2018-06-09T08:00:00Z"),
     (r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:8030"),
+    (
+        r"\b[0-9a-f]{64}\b",
+        "155544773ffb49fc9c3e5ec3c91b4cf5529fb45176e04643d535b4e204c35968",
+    ),
     (r"(UID: +)\S+", "${1}0b9c1b1e-3a52-4d0c-9f3b-6a8f5d3c7e21"),
     (r"(Resource Version: +)\d+", "${1}4711"),
     (r"((?:True|False) +[A-Z]\w+ +)\d+[smhd]\w*", "${1}9s"),

@@ -96,7 +96,12 @@ async fn a_forged_journal_cannot_delete_a_foreign_session() {
 /// Documents the limit of the protection: only object lock or write permissions prevent this.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_receipt_is_trusted_only_if_its_object_matches() {
-    for (forgery, believed) in [("no object", false), ("its object", true), ("proved empty", true)] {
+    // A forged empty day is downloaded after all, as late events, while the service lists it.
+    for (forgery, believed, sessions) in [
+        ("no object", false, 2),
+        ("its object", true, 2),
+        ("proved empty", true, 3),
+    ] {
         let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 3)).await;
         // Another export provides a receipt of the right form.
         let other = EngineFixture::start(settings(), date(2018, 6, 2), date(2018, 6, 2)).await;
@@ -122,11 +127,7 @@ async fn a_forged_receipt_is_trusted_only_if_its_object_matches() {
         let snapshot = fixture.run().await;
         let covered = snapshot.covered.contains("2018-06-02".parse().unwrap());
         assert_eq!(covered, believed, "{forgery}: {:#?}", snapshot.problems);
-        assert_eq!(
-            fixture.simulator.ledger().opened,
-            2,
-            "{forgery}: the day is not downloaded again"
-        );
+        assert_eq!(fixture.simulator.ledger().opened, sessions, "{forgery}");
         assert_eq!(snapshot.complete, believed, "{forgery}: {:#?}", snapshot.problems);
         let verified = Command::new(env!("CARGO_BIN_EXE_eventexport"))
             .args(["verify", "--output", "json"])

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use eventexport::archive::layout::ArchiveRoot;
 use eventexport::simulator::Simulator;
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan as _};
@@ -49,8 +50,8 @@ pub(super) fn covers(covered: &Value, days: &[(Date, Date)]) -> bool {
         .all(|(first, last)| there.iter().any(|(from, to)| from <= first && last <= to))
 }
 
-/// Checks that each object was created once with its receipt, that only manifests are beside them, and that no upload
-/// is left.
+/// Checks that each object was created once with its receipt, that only other evidence is beside them, and that no upload is
+/// left.
 pub(super) async fn check_archive(
     fixture: &ChangeFixture,
     runner: &ChangeCaseRunner<'_>,
@@ -59,9 +60,8 @@ pub(super) async fn check_archive(
     let (bucket, prefix) = destination(last)?;
     let below = format!("{prefix}/");
     let mut keys = BTreeMap::new();
-    let only_evidence = |key: &String| {
-        key.ends_with("receipt.json") || key.contains("/events") || key.contains("/_manifests/")
-    };
+    let only_evidence =
+        |key: &String| ArchiveRoot::containing(key).is_some_and(|root| root.parse(key).is_evidence());
     // Temporary entries are deleted after the receipt.
     for _ in 0..100 {
         keys = fixture.keys(&bucket, &below).await?;
@@ -78,10 +78,10 @@ pub(super) async fn check_archive(
             runner.name
         );
     }
-    let count = |part: &str| keys.keys().filter(|key| key.contains(part)).count();
+    let count = |end: &str| keys.keys().filter(|key| key.ends_with(end)).count();
     let windows = fixture.days.exported_in(&last["spec"]).len();
     ensure!(
-        count("receipt.json") == count("/events") && count("/events") >= windows.min(1),
+        count(".receipt.json") == count(".json.gz") && count(".json.gz") >= windows.min(1),
         "{}: {windows} windows, and {keys:?}",
         runner.name
     );
