@@ -73,6 +73,8 @@ pub(super) struct ExportEntry {
     pub(super) handover: Option<Box<Handover>>,
     /// State of the scheduled verification, until the status in the cluster shows it.
     pub(super) verification: Option<Box<VerificationUpdate>>,
+    /// True if that state was written, and the watch may not have delivered it yet.
+    pub(super) verification_written: bool,
 }
 
 /// Handover of a resource between installations.
@@ -186,6 +188,7 @@ impl ExportEntry {
             look: None,
             handover: None,
             verification: None,
+            verification_written: false,
         }
     }
 

@@ -195,11 +195,12 @@ async fn write_status(
     };
     context.registry.with(uid, |entry| {
         let scheduled = object.spec.verification.is_some();
-        if !scheduled {
+        // The watch delivered what was written, or a later version: a person may have removed it to ask for another pass.
+        let delivered = entry.verification_written && base.is_watched_version;
+        if !scheduled || delivered {
             entry.verification = None;
         }
         status::set_verification(&mut after, subject, scheduled, entry.verification.as_deref());
-        // The watch delivered what was written.
         let shown = base.is_watched_version && after.verification == before.verification;
         if shown && after.conditions == before.conditions {
             entry.verification = None;
@@ -281,6 +282,10 @@ async fn write_status(
     let events = events::status_events(before, &after);
     let idle_digest = idle_status_digest(Some(&after));
     context.registry.with(uid, |entry| {
+        // Not of a newer state, which is published meanwhile.
+        let update = entry.verification.as_deref();
+        entry.verification_written =
+            update.is_some_and(|update| after.verification.as_ref() == Some(&update.status));
         entry.written.pending = Some(Box::new(PendingStatus {
             status: after,
             base_version,

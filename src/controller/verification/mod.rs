@@ -229,7 +229,10 @@ impl Verifier {
 
     /// Keeps a state until the resource shows it, and triggers the reconcile that writes it.
     async fn publish(&self, object: &EventExport, uid: &str, state: VerificationUpdate) {
-        let set = |entry: &mut super::entry::ExportEntry| entry.verification = Some(Box::new(state));
+        let set = |entry: &mut super::entry::ExportEntry| {
+            entry.verification = Some(Box::new(state));
+            entry.verification_written = false;
+        };
         if self.context.registry.with(uid, set).is_some() {
             // Fails only if the controller is gone.
             let _ = self
