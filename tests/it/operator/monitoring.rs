@@ -187,8 +187,12 @@ fn without_delays(rules: &str) -> String {
         .into_owned()
 }
 
-/// Panels without data in the fixture below.
-const EMPTY: [&str; 1] = ["Retried requests"];
+/// Panels with a query without data in the fixture below: nothing is retried, no period is closed, no verification is due.
+const EMPTY: [&str; 3] = [
+    "Retried requests",
+    "Newest manifest",
+    "Since the last verification",
+];
 
 #[tokio::test]
 async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_alerts() -> Result<()> {
@@ -207,7 +211,8 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
     fixture.simulator.add_preset(&format!("wrong-crc@{damaged}"))?;
     let nobody =
         json!({ "endpoint": fixture.tracker.endpoint(), "credentialsSecretRef": { "name": "nobody" } });
-    fixture.export("well", [&week, ""], &json!({})).await?;
+    let verified = json!({ "verification": { "every": "1h" } });
+    fixture.export("well", [&week, ""], &verified).await?;
     fixture.export("late", [&month, &lost], &json!({})).await?;
     fixture.export("stuck", [&damaged, &damaged], &json!({})).await?;
     fixture
