@@ -65,16 +65,12 @@ pub enum Key {
     Manifest(u64),
     /// Signature of the manifest with this number.
     Signature(u64),
-    /// Time stamp of the manifest with this number (RFC 3161).
-    ManifestTimestamp(u64),
     /// Signature of a receipt, by the revision of the receipt: 0 is the first.
     ReceiptSignature(Window, u32),
     /// Statement of a continuous export about its archive on a UTC day.
     Checkpoint(Date),
     /// Signature of the checkpoint of a day.
     CheckpointSignature(Date),
-    /// Time stamp of the checkpoint of a day (RFC 3161).
-    CheckpointTimestamp(Date),
     /// Foreign key.
     Other,
 }
@@ -272,10 +268,8 @@ impl Key {
             | Self::ReceiptSignature(..)
             | Self::Manifest(_)
             | Self::Signature(_)
-            | Self::ManifestTimestamp(_)
             | Self::Checkpoint(_)
-            | Self::CheckpointSignature(_)
-            | Self::CheckpointTimestamp(_) => true,
+            | Self::CheckpointSignature(_) => true,
             Self::Expired(_)
             | Self::Split(_)
             | Self::Late(_)
@@ -321,14 +315,12 @@ impl Key {
             Self::Prepared(id) => format!("_journal/{id}.prepared.json"),
             Self::Manifest(number) => format!("_manifests/{number:08}.json"),
             Self::Signature(number) => format!("_manifests/{number:08}.json.sig"),
-            Self::ManifestTimestamp(number) => format!("_manifests/{number:08}.json.tsr"),
             Self::ReceiptSignature(window, 0) => format!("_journal/{window}.receipt.json.sig"),
             Self::ReceiptSignature(window, revision) => {
                 format!("_journal/{window}.r{revision}.receipt.json.sig")
             }
             Self::Checkpoint(day) => format!("_checkpoints/{day}.json"),
             Self::CheckpointSignature(day) => format!("_checkpoints/{day}.json.sig"),
-            Self::CheckpointTimestamp(day) => format!("_checkpoints/{day}.json.tsr"),
             Self::Other => return None,
         })
     }
@@ -358,10 +350,9 @@ fn parse_relative(below: &str) -> Option<Key> {
         return Some(Key::Revision(window.parse().ok()?, revision_number(number)?));
     }
     if let Some(name) = below.strip_prefix("_manifests/") {
-        return match (name.strip_suffix(".sig"), name.strip_suffix(".tsr")) {
-            (Some(name), _) => Some(Key::Signature(manifest_number(name)?)),
-            (_, Some(name)) => Some(Key::ManifestTimestamp(manifest_number(name)?)),
-            _ => Some(Key::Manifest(manifest_number(name)?)),
+        return match name.strip_suffix(".sig") {
+            Some(name) => Some(Key::Signature(manifest_number(name)?)),
+            None => Some(Key::Manifest(manifest_number(name)?)),
         };
     }
     if let Some(name) = below.strip_prefix("_checkpoints/") {
@@ -370,7 +361,6 @@ fn parse_relative(below: &str) -> Option<Key> {
         return match kind {
             "json" => Some(Key::Checkpoint(day)),
             "json.sig" => Some(Key::CheckpointSignature(day)),
-            "json.tsr" => Some(Key::CheckpointTimestamp(day)),
             _ => None,
         };
     }
@@ -484,13 +474,11 @@ mod tests {
             Key::Prepared(id),
             Key::Manifest(1),
             Key::Signature(99_999_999),
-            Key::ManifestTimestamp(7),
             Key::ReceiptSignature(day, 0),
             Key::ReceiptSignature(hour, 0),
             Key::ReceiptSignature(hour, 9999),
             Key::Checkpoint(day.date()),
             Key::CheckpointSignature(day.date()),
-            Key::CheckpointTimestamp(day.date()),
         ] {
             assert_eq!(root.parse(&root.key(&key).unwrap()), key);
         }

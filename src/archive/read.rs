@@ -531,15 +531,7 @@ pub async fn read_negative_records(
 ) -> Result<(), StoreError> {
     let unread = journal.expired.iter().filter(|(_, facts)| facts.is_none());
     let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
-    let reads = windows.map(|window| async move {
-        let record = read_negative::<ExpiredRecord>(store, root, &Key::Expired(window)).await?;
-        Ok::<_, StoreError>((window, record))
-    });
-    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(READ_CONCURRENCY)
-        .try_collect()
-        .await?;
-    for (window, record) in found {
+    for (window, record) in read_all_negative::<ExpiredRecord>(store, root, windows, Key::Expired).await? {
         match record {
             Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
             None => journal.expired.remove(&window),
@@ -547,33 +539,35 @@ pub async fn read_negative_records(
     }
     let unread = journal.late.iter().filter(|(_, facts)| facts.is_none());
     let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
-    let reads = windows.map(|window| async move {
-        let record = read_negative::<LateRecord>(store, root, &Key::Late(window)).await?;
-        Ok::<_, StoreError>((window, record))
-    });
-    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(READ_CONCURRENCY)
-        .try_collect()
-        .await?;
-    for (window, record) in found {
+    for (window, record) in read_all_negative::<LateRecord>(store, root, windows, Key::Late).await? {
         match record {
             Some(record) => journal.late.insert(window, Some(LateFacts::new(record))),
             None => journal.late.remove(&window),
         };
     }
     let days = journal.splits.iter().copied().filter(|day| wanted(*day));
-    let reads = days.map(|day| async move {
-        let record = read_negative::<SplitRecord>(store, root, &Key::Split(day)).await?;
-        Ok::<_, StoreError>((day, record))
-    });
-    let found: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(READ_CONCURRENCY)
-        .try_collect()
-        .await?;
+    let found = read_all_negative::<SplitRecord>(store, root, days, Key::Split).await?;
     for (day, _) in found.into_iter().filter(|(_, record)| record.is_none()) {
         journal.splits.remove(&day);
     }
     Ok(())
+}
+
+/// Reads the records of windows, several concurrently.
+async fn read_all_negative<R: ArchiveRecord>(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    windows: impl Iterator<Item = Window>,
+    key: fn(Window) -> Key,
+) -> Result<Vec<(Window, Option<R>)>, StoreError> {
+    let reads = windows.map(|window| async move {
+        let record = read_negative::<R>(store, root, &key(window)).await?;
+        Ok::<_, StoreError>((window, record))
+    });
+    stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(READ_CONCURRENCY)
+        .try_collect()
+        .await
 }
 
 /// Reads a record; `None`, with a warning, if it is not valid.

@@ -21,7 +21,7 @@ use super::recheck::{self, ArchiveReading, Recheck};
 use super::report::VerifyReport;
 use super::revisions::RevisionReceipts;
 use super::versions;
-use crate::archive::checkpoint::{Checkpoint, SignedCheckpoint, parse_checkpoint};
+use crate::archive::checkpoint::{SignedCheckpoint, parse_checkpoint};
 use crate::archive::coverage::Expectation;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::ArchiveRoot;
@@ -31,7 +31,7 @@ use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::signature::{self, PublicKey, SignatureStatus};
 use crate::archive::read::{get_document, per_document};
 use crate::archive::receipt::read_receipt;
-use crate::archive::records::{ArchiveRecord as _, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::archive::records::{ArchiveRecord, RECORD_MAX_BYTES, Receipt, RecordError};
 use crate::archive::window::Window;
 use crate::pipeline::prover::{Proof, Prover};
 use crate::storage::{IrregularKind, ObjectSummary, Store, StoreError};
@@ -297,7 +297,8 @@ pub async fn read_documents(
             continue;
         }
         let signature = contents.signatures.get(number);
-        if let Some(document) = read_manifest(options, *number, listed, signature).await? {
+        let parse = |bytes: &[u8]| document::parse_manifest::<Manifest>(&listed.key, *number, bytes);
+        if let Some(document) = read_signed(options, (listed, MANIFEST_MAX_BYTES), signature, parse).await? {
             out.manifests.insert(*number, document);
         }
     }
@@ -309,7 +310,8 @@ pub async fn read_documents(
     let checkpoints: Vec<Option<_>> = stream::iter(unread.collect::<Vec<_>>())
         .map(|(day, listed)| async move {
             let signature = contents.checkpoint_signatures.get(&day);
-            let read = read_checkpoint(options, day, &listed, signature).await?;
+            let parse = |bytes: &[u8]| parse_checkpoint(&listed.key, day, bytes);
+            let read = read_signed(options, (&listed, RECORD_MAX_BYTES), signature, parse).await?;
             Ok::<_, StoreError>(read.map(|document| (day, document)))
         })
         .buffer_unordered(DOCUMENT_CONCURRENCY)
@@ -319,60 +321,33 @@ pub async fn read_documents(
     Ok(out)
 }
 
-/// Reads a checkpoint and its signature; `None` if the checkpoint does not exist.
-async fn read_checkpoint(
+/// Reads a document and its signature; `None` if the document does not exist.
+async fn read_signed<R>(
     options: &VerifyOptions,
-    day: Date,
-    listed: &ObjectSummary,
+    (listed, max_bytes): (&ObjectSummary, u64),
     signature: Option<&ObjectSummary>,
-) -> Result<Option<SignedCheckpoint>, StoreError> {
+    parse: impl FnOnce(&[u8]) -> Result<R, RecordError>,
+) -> Result<Option<(Document<R>, SignatureStatus)>, StoreError>
+where
+    R: ArchiveRecord,
+{
     let store = &*options.store;
-    let bytes = get_document(store, &listed.key, RECORD_MAX_BYTES, Checkpoint::SCHEMA).await;
+    let unreadable = |error| Ok(Some((Document::unreadable(error), SignatureStatus::Absent)));
+    let bytes = get_document(store, &listed.key, max_bytes, R::SCHEMA).await;
     let bytes = match per_document(bytes)? {
         Ok(None) => return Ok(None),
         Ok(Some(bytes)) => bytes,
-        Err(error) => return Ok(Some((Document::unreadable(error), SignatureStatus::Absent))),
+        Err(error) => return unreadable(error),
     };
     let signature = match signature {
         None => None,
         Some(listed) => match read_signature(store, &listed.key).await? {
             Ok(signature) => signature,
-            Err(error) => return Ok(Some((Document::unreadable(error), SignatureStatus::Absent))),
+            Err(error) => return unreadable(error),
         },
     };
     let status = signature::check(&bytes, signature.as_deref(), &options.keys);
-    let document = Document::new(&bytes, |bytes| parse_checkpoint(&listed.key, day, bytes));
-    Ok(Some((document, status)))
-}
-
-/// Reads a manifest and its signature; `None` if the manifest does not exist.
-async fn read_manifest(
-    options: &VerifyOptions,
-    number: u64,
-    listed: &ObjectSummary,
-    signature: Option<&ObjectSummary>,
-) -> Result<Option<SignedDocument>, StoreError> {
-    let store = &*options.store;
-    let bytes = get_document(store, &listed.key, MANIFEST_MAX_BYTES, Manifest::SCHEMA).await;
-    let bytes = match per_document(bytes)? {
-        Ok(None) => return Ok(None),
-        Ok(Some(bytes)) => bytes,
-        Err(error) => {
-            return Ok(Some((Document::unreadable(error), SignatureStatus::Absent)));
-        }
-    };
-    let signature = match signature {
-        None => None,
-        Some(listed) => match read_signature(store, &listed.key).await? {
-            Ok(signature) => signature,
-            Err(error) => return Ok(Some((Document::unreadable(error), SignatureStatus::Absent))),
-        },
-    };
-    let status = signature::check(&bytes, signature.as_deref(), &options.keys);
-    let document = Document::new(&bytes, |bytes| {
-        document::parse_manifest::<Manifest>(&listed.key, number, bytes)
-    });
-    Ok(Some((document, status)))
+    Ok(Some((Document::new(&bytes, parse), status)))
 }
 
 /// Reads a signature; `None` if it does not exist, empty if the file is too long for one. Fails if the store has archived it.
