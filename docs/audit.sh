@@ -10,6 +10,8 @@
 #   --head SEQ:SHA256      a manifest that was noted at an earlier audit, and must be in the chain; may be repeated
 #   --allow-unsigned       accept what has no signature; signatures that exist are still checked
 #   --unsigned-since DAY   accept receipts without a signature from this UTC day on
+#   --timestamp-ca FILE    certificates (PEM) of the time-stamp authority: each time stamp must then be signed by one of
+#                          them; without, a time stamp is only compared with its document
 #   --start DAY, --end DAY the days that must be covered, both included (default: the periods of the manifests and what
 #                          follows them, or from the first to the last stored day)
 #
@@ -51,10 +53,10 @@ trap 'exit 3' HUP INT TERM
 
 is_day() { printf '%s\n' "$1" | grep -Eq '^[0-9]{4}-[0-9]{2}-[0-9]{2}$'; }
 
-folder='' allow_unsigned=false unsigned_since='' start='' end=''
+folder='' timestamp_ca='' allow_unsigned=false unsigned_since='' start='' end=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --public-key | --head | --unsigned-since | --start | --end)
+    --public-key | --timestamp-ca | --head | --unsigned-since | --start | --end)
       [ $# -ge 2 ] || stop 2 "$1 needs a value" ;;
   esac
   case $1 in
@@ -62,6 +64,10 @@ while [ $# -gt 0 ]; do
       [ -f "$2" ] || stop 2 "--public-key: there is no file $2"
       case $2 in /*) key=$2 ;; *) key=$PWD/$2 ;; esac
       printf '%s\n' "$key" >> "$work/keys"
+      shift ;;
+    --timestamp-ca)
+      [ -f "$2" ] || stop 2 "--timestamp-ca: there is no file $2"
+      case $2 in /*) timestamp_ca=$2 ;; *) timestamp_ca=$PWD/$2 ;; esac
       shift ;;
     --head)
       printf '%s\n' "$2" | grep -Eq '^[1-9][0-9]{0,7}:[0-9a-fA-F]{64}$' ||
@@ -144,6 +150,7 @@ select_files '^\./_journal/[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2})?(\.r[1-9][0-9]*
 select_files '^\./_manifests/[0-9]{8}\.json$' > "$work/manifests"
 select_files '^\./_checkpoints/[0-9]{4}-[0-9]{2}-[0-9]{2}\.json$' > "$work/checkpoints"
 select_files '^\./_manifests/[0-9]{8}\.json\.sig$' > "$work/manifest.sigs"
+select_files '^\./(_manifests/[0-9]{8}|_checkpoints/[0-9]{4}-[0-9]{2}-[0-9]{2})\.json\.tsr$' > "$work/timestamps"
 
 # --- 2. Documents -------------------------------------------------------------------------------------------------------
 # Each receipt and manifest is one JSON document of a known schema, not larger than the exporter writes.
@@ -294,6 +301,35 @@ report 'signatures of receipts' "$(if $with_key; then
 else
   echo 'none was checked, since no --public-key was given: who can write here can have written all of it'
 fi)"
+
+# A time stamp (RFC 3161) holds the digest of the document beside it.
+stamped_digest() { # time stamp
+  openssl ts -reply -in "$1" -text 2> /dev/null | sed -n '/^Hash Algorithm: sha256/,/^Serial/s/^ *00[01]0 - \(.\{47\}\).*/\1/p' |
+    tr -d ' \n-'
+}
+if [ -s "$work/timestamps" ]; then
+  if command -v openssl > /dev/null; then
+    while read -r stamp; do
+      document=${stamp%.tsr}
+      if [ ! -f "$document" ]; then
+        problem "$document: is missing, its time stamp is there"
+      elif [ -n "$timestamp_ca" ]; then
+        openssl ts -verify -data "$document" -in "$stamp" -CAfile "$timestamp_ca" > /dev/null 2>&1 ||
+          problem "$stamp: is no time stamp of its document by an authority of $timestamp_ca"
+      else
+        [ "$(stamped_digest "$stamp")" = "$(sha256 "$document" | cut -c 1-64)" ] ||
+          problem "$stamp: is no time stamp of its document"
+      fi
+    done < "$work/timestamps"
+    report 'time stamps' "$(count "$work/timestamps"), each of the document beside it$(
+      [ -n "$timestamp_ca" ] || echo '; who signed them was not checked, since no --timestamp-ca was given')"
+  else
+    note 'time stamps were not checked: openssl is not installed'
+  fi
+elif [ -n "$timestamp_ca" ]; then
+  problem 'there is none, and --timestamp-ca is given'
+  report 'time stamps' ''
+fi
 
 # --- 4. Receipts and manifests ------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use eventexport::cli::{
-    self, Command, context, download, health, inspect, plan, plugin, run, session, shell, status, verify,
+    self, Command, cluster, context, download, health, inspect, plan, plugin, run, session, shell, status,
+    verify,
 };
 
 #[cfg(all(target_os = "linux", feature = "jemalloc"))]
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Context(args) => cli::exit_code(context::run(args)),
         Command::Crd => cli::print_crd(),
         Command::Health(args) => cli::block_on(async move { health::run(&args).await }),
+        Command::Cluster(command) => cli::block_on(cluster::run(command)),
         Command::Simulate(args) => cli::block_on(cli::simulate(args)),
         Command::Completions(args) => cli::exit_code(shell::completions(&args)),
         Command::Man(args) => cli::exit_code(shell::man(&args)),

@@ -20,6 +20,14 @@ use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec, Manif
 use super::syntax;
 use super::verification::Verification;
 
+/// Settings of manifests of a spec that has none.
+const NO_MANIFEST_SETTINGS: ManifestSettings = ManifestSettings {
+    signing_key_secret_ref: None,
+    abandoned_head: None,
+    unsigned_receipts_before: None,
+    timestamp_authority: None,
+};
+
 /// Maximum number of errors that a validation reports.
 pub const MAX_REPORTED_ERRORS: usize = 100;
 
@@ -44,6 +52,8 @@ pub struct CheckedSpec {
     pub abandoned_head: Option<String>,
     /// Day before which receipts may lack a signature.
     pub unsigned_receipts_before: Option<Date>,
+    /// URL of the time-stamp authority, if any.
+    pub timestamp_authority: Option<Url>,
 }
 
 /// Range of UTC days: both ends inclusive, not inverted.
@@ -92,10 +102,8 @@ impl EventExportSpec {
         let (tracker, uaa) = errors.source(&self.source);
         errors.require("spec.space", rules::SPACE, syntax::is_space_id(&self.space));
         let s3_endpoint = errors.s3(&self.destination.s3);
-        let (abandoned_head, unsigned_receipts_before) = match &self.manifest {
-            Some(manifest) => errors.manifest(manifest),
-            None => (None, None),
-        };
+        let manifest = self.manifest.as_ref().unwrap_or(&NO_MANIFEST_SETTINGS);
+        let (unsigned_receipts_before, timestamp_authority) = errors.manifest(manifest);
         let settle_after = parse_duration(&self.settle_after).filter(|after| *after <= MAX_SETTLE_AFTER);
         errors.require("spec.settleAfter", rules::SETTLE_AFTER, settle_after.is_some());
         let verification = self.verification.as_ref().and_then(|wanted| {
@@ -117,8 +125,9 @@ impl EventExportSpec {
                 tracker,
                 uaa,
                 s3_endpoint,
-                abandoned_head,
+                abandoned_head: manifest.abandoned_head.clone(),
                 unsigned_receipts_before,
+                timestamp_authority,
             }),
             _ => Err(errors.sorted()),
         }
@@ -231,11 +240,13 @@ impl SpecErrors {
         })
     }
 
-    fn manifest(&mut self, manifest: &ManifestSettings) -> (Option<String>, Option<Date>) {
+    /// Returns the day before which receipts may lack a signature, and the URL of the time-stamp authority.
+    fn manifest(&mut self, manifest: &ManifestSettings) -> (Option<Date>, Option<Url>) {
         let ManifestSettings {
             signing_key_secret_ref,
             abandoned_head,
             unsigned_receipts_before,
+            timestamp_authority,
         } = manifest;
         if let Some(reference) = signing_key_secret_ref {
             self.secret("spec.manifest.signingKeySecretRef", reference);
@@ -248,7 +259,8 @@ impl SpecErrors {
             let path = "spec.manifest.unsignedReceiptsBefore";
             self.require(path, rules::UNSIGNED_BEFORE, day.is_some());
         }
-        (abandoned_head.clone(), before.flatten())
+        let authority = self.url("spec.manifest.timestampAuthority", timestamp_authority.as_deref());
+        (before.flatten(), authority)
     }
 
     fn source(&mut self, source: &Source) -> (Option<Url>, Option<UaaAddress>) {

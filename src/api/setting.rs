@@ -33,6 +33,8 @@ pub enum Setting {
     ObjectAttributes,
     /// The key that signs manifests.
     SigningKey,
+    /// Address of the time-stamp authority.
+    TimestampAuthority,
     /// The proxy of the process, which is no field of the resource.
     Proxy,
 }
@@ -55,6 +57,7 @@ impl Setting {
                 "spec.destination.s3 (objectLock, serverSideEncryption, storageClass or acl)"
             }
             Self::SigningKey => "spec.manifest.signingKeySecretRef",
+            Self::TimestampAuthority => "spec.manifest.timestampAuthority",
             Self::Proxy => "the proxy variables of the process",
         }
     }

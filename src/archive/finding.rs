@@ -71,6 +71,10 @@ pub enum FindingKind {
     CheckpointUnreadable,
     /// The checkpoint contradicts itself, or the receipts that it counts are others.
     CheckpointInconsistent,
+    /// The time stamp is not about the document beside it.
+    TimestampInvalid,
+    /// Time stamps exist; the signatures of their authorities were not checked.
+    TimestampUnchecked,
     /// Days without a checkpoint.
     CheckpointGap,
     /// The content could be counted only in part; the counted events are enough, or the service reported no count.
@@ -121,6 +125,7 @@ impl FindingKind {
             Self::EventsUncounted
                 | Self::CheckpointGap
                 | Self::SignatureUnchecked
+                | Self::TimestampUnchecked
                 | Self::SessionOpen
                 | Self::NotInManifest
                 | Self::SeveralSources
@@ -252,6 +257,13 @@ impl FindingKind {
             Self::CheckpointInconsistent => {
                 "receipts were changed after the checkpoint counted them, or the checkpoint was edited: restore them from a \
                  copy or an older version"
+            }
+            Self::TimestampInvalid => {
+                "the document or its time stamp was replaced or removed: restore both from a copy or an older version"
+            }
+            Self::TimestampUnchecked => {
+                "time stamps state the digests of the documents beside them; check who signed them with `openssl ts -verify`, \
+                 as docs/audit.sh --timestamp-ca does"
             }
             Self::CheckpointGap => {
                 "the export wrote no checkpoint on these days: it was suspended or not running, or the operator was"

@@ -36,6 +36,15 @@ pub struct AttemptId {
     pub ulid: Ulid,
 }
 
+/// Document that a time-stamp authority may stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StampedDocument {
+    /// Manifest with this number.
+    Manifest(u64),
+    /// Checkpoint of a day.
+    Checkpoint(Date),
+}
+
 /// Meaning of a key below the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
@@ -71,6 +80,8 @@ pub enum Key {
     Checkpoint(Date),
     /// Signature of the checkpoint of a day.
     CheckpointSignature(Date),
+    /// Time stamp of a document (RFC 3161).
+    Timestamp(StampedDocument),
     /// Foreign key.
     Other,
 }
@@ -256,6 +267,16 @@ impl ArchiveRoot {
     }
 }
 
+impl StampedDocument {
+    /// Returns the key of the document.
+    pub const fn key(self) -> Key {
+        match self {
+            Self::Manifest(number) => Key::Manifest(number),
+            Self::Checkpoint(day) => Key::Checkpoint(day),
+        }
+    }
+}
+
 impl Key {
     /// Returns true for keys that are written once and never deleted.
     pub const fn is_evidence(&self) -> bool {
@@ -269,7 +290,8 @@ impl Key {
             | Self::Manifest(_)
             | Self::Signature(_)
             | Self::Checkpoint(_)
-            | Self::CheckpointSignature(_) => true,
+            | Self::CheckpointSignature(_)
+            | Self::Timestamp(_) => true,
             Self::Expired(_)
             | Self::Split(_)
             | Self::Late(_)
@@ -321,12 +343,20 @@ impl Key {
             }
             Self::Checkpoint(day) => format!("_checkpoints/{day}.json"),
             Self::CheckpointSignature(day) => format!("_checkpoints/{day}.json.sig"),
+            Self::Timestamp(document) => format!("{}.tsr", document.key().relative()?),
             Self::Other => return None,
         })
     }
 }
 
 fn parse_relative(below: &str) -> Option<Key> {
+    if let Some(document) = below.strip_suffix(".tsr") {
+        return match parse_relative(document)? {
+            Key::Manifest(number) => Some(Key::Timestamp(StampedDocument::Manifest(number))),
+            Key::Checkpoint(day) => Some(Key::Timestamp(StampedDocument::Checkpoint(day))),
+            _ => None,
+        };
+    }
     if let Some(rest) = below.strip_prefix("date=") {
         let (day, name) = rest.split_once('/')?;
         let name = name.strip_prefix("events")?.strip_suffix(".json.gz")?;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use ulid::Ulid;
 
-use super::layout::{ArchiveRoot, AttemptId, Key};
+use super::layout::{ArchiveRoot, AttemptId, Key, StampedDocument};
 use super::manifest::ChainListing;
 use super::receipt::{ReceiptFacts, body_key};
 use super::records::{AttemptRecord, ChangedRecord, ExpiredRecord, LateRecord, RecordError};
@@ -40,6 +40,8 @@ pub struct Journal {
     pub checkpoints: BTreeSet<Date>,
     /// Days with the signature of a checkpoint.
     pub checkpoint_signatures: BTreeSet<Date>,
+    /// Documents with a time stamp.
+    pub timestamps: BTreeSet<StampedDocument>,
 }
 
 /// Files of a later revision of a window.
@@ -138,6 +140,7 @@ impl Journal {
             Key::Manifest(_) | Key::Signature(_) => self.chain.insert(&key),
             Key::Checkpoint(day) => drop(self.checkpoints.insert(day)),
             Key::CheckpointSignature(day) => drop(self.checkpoint_signatures.insert(day)),
+            Key::Timestamp(document) => drop(self.timestamps.insert(document)),
             // Read where they count: before a receipt is stated, and by `verify`.
             Key::ReceiptSignature(..) | Key::Other => {}
         }

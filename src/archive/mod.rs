@@ -18,5 +18,6 @@ pub mod range;
 pub mod read;
 pub mod receipt;
 pub mod records;
+pub mod timestamp;
 pub mod verify;
 pub mod window;

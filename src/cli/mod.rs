@@ -3,6 +3,7 @@
 pub mod archived;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
+pub mod cluster;
 pub mod config;
 pub mod context;
 pub mod crd;
@@ -85,6 +86,8 @@ pub enum Command {
     #[command(after_help = CRD_EXAMPLES)]
     Crd,
     Health(health::HealthArgs),
+    #[command(flatten)]
+    Cluster(cluster::ClusterCommand),
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),

@@ -93,6 +93,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::Proved
         | Reason::NotVerifiedYet
         | Reason::VerificationFailed
+        | Reason::TimestampMissing
         | Reason::Failed => false,
     }
 }
@@ -230,7 +231,7 @@ fn overdue(
     if snapshot.active > 0 || now.duration_since(since) < OVERDUE {
         return None;
     }
-    let waits = snapshot.problems.first();
+    let waits = first_wait(snapshot);
     Some(StatusMessage {
         reason: waits.map_or(Reason::Failed, |problem| problem.reason),
         message: format!(
@@ -262,7 +263,7 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
             ", the rest are accepted gaps"
         };
         (Reason::Complete, format!("{counts}{gaps}"))
-    } else if *active == 0 && !snapshot.grown.is_empty() && snapshot.problems.is_empty() {
+    } else if *active == 0 && !snapshot.grown.is_empty() && first_wait(snapshot).is_none() {
         let days = snapshot.grown.len();
         (
             Reason::Exporting,
@@ -282,13 +283,13 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
         && snapshot
             .problems
             .iter()
-            .all(|problem| problem.reason == Reason::NotSettled)
+            .all(|problem| matches!(problem.reason, Reason::NotSettled | Reason::TimestampMissing))
     {
         (
             Reason::Exporting,
             format!("{counts}; their manifest is being written"),
         )
-    } else if let Some(problem) = snapshot.problems.first() {
+    } else if let Some(problem) = first_wait(snapshot) {
         let StatusMessage { reason, message } = status_message(problem);
         // A continuous export with nothing else left waits for the next day only.
         let caught_up = reason == Reason::NotSettled
@@ -322,17 +323,28 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
             format!("{counts}; the rest has not ended or settled{next}"),
         )
     };
-    let unsupported = snapshot
-        .problems
-        .iter()
-        .find(|problem| problem.reason == Reason::ConditionalWritesUnsupported);
-    let message = match unsupported {
-        Some(problem) if !message.contains(&problem.message) => {
-            format!("{message}. {}: {}", problem.reason, problem.message)
+    let notices = snapshot.problems.iter().filter(|problem| is_notice(problem));
+    let message = notices.fold(message, |message, problem| {
+        if message.contains(&problem.message) {
+            return message;
         }
-        _ => message,
-    };
+        format!("{message}. {}: {}", problem.reason, problem.message)
+    });
     StatusMessage { reason, message }
+}
+
+/// True for a problem that the message of a healthy export states beside its progress.
+fn is_notice(problem: &Problem) -> bool {
+    matches!(
+        problem.reason,
+        Reason::ConditionalWritesUnsupported | Reason::TimestampMissing
+    )
+}
+
+/// Returns the first problem that the export as a whole waits for. Nothing waits for a time stamp.
+fn first_wait(snapshot: &Snapshot) -> Option<&Problem> {
+    let mut problems = snapshot.problems.iter();
+    problems.find(|problem| problem.reason != Reason::TimestampMissing)
 }
 
 /// Formats a time to the second.

@@ -25,6 +25,8 @@ pub enum Peer {
     Uaa,
     /// S3 store.
     S3,
+    /// Time-stamp authority.
+    TimestampAuthority,
     /// Kubernetes API server.
     Kubernetes,
 }
@@ -36,6 +38,7 @@ impl Peer {
             Self::Tracker => "tracker",
             Self::Uaa => "uaa",
             Self::S3 => "s3",
+            Self::TimestampAuthority => "timestamp_authority",
             Self::Kubernetes => "kubernetes",
         }
     }

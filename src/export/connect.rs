@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::manifest::sign::{PREVIOUS_PUBLIC_KEYS, SIGNING_KEY, Signing, SigningKey, SigningKeys};
 use super::shard::Shard;
 use super::spec::{ExportSpec, HolderEpoch, RecheckPolicy, RetryPolicy};
+use super::timestamp::timestamp_missing;
 use crate::api::{
     self, CaSecretRef, CheckedSpec, EventExportSpec, FieldError, Remedy, S3Destination, SecretRef, Setting,
     SettingNames, Source,
@@ -21,7 +22,9 @@ use crate::storage::{
     CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts,
     Sse, SseAlgorithm, Store,
 };
-use crate::tracker::{Credentials, RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig, UaaSource};
+use crate::tracker::{
+    Credentials, RetryConfig, Timeouts, TimestampAuthority, TokenCache, Tracker, TrackerConfig, UaaSource,
+};
 
 /// Secrets by name, each with its keys.
 #[derive(Clone, Default)]
@@ -134,6 +137,7 @@ pub async fn peers(
         tracker,
         store,
         signing: signing(spec, secrets),
+        timestamps: timestamps(spec, process_context),
     })
 }
 
@@ -169,6 +173,22 @@ pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
         Some(Ok(previous)) => Signing::With(Arc::new(SigningKeys::new(key, previous))),
         Some(Err(error)) => unavailable(format!("key {PREVIOUS_PUBLIC_KEYS} of Secret {name} {error}")),
     }
+}
+
+/// Builds the client of the time-stamp authority. One that cannot be used keeps nothing from being stored.
+pub fn timestamps(
+    spec: &EventExportSpec,
+    process_context: &ProcessContext,
+) -> Option<Result<TimestampAuthority, Failure>> {
+    let url = checked(spec)
+        .map(|checked| checked.timestamp_authority)
+        .transpose()?;
+    let authority = |url| {
+        let (hosts, traffic) = (process_context.hosts.clone(), process_context.traffic.clone());
+        TimestampAuthority::new(url, hosts, traffic)
+            .map_err(|error| timestamp_missing("manifests", &error.to_string()))
+    };
+    Some(url.and_then(authority))
 }
 
 /// Builds the client of the service.

@@ -18,12 +18,13 @@ use super::failure::{Failure, FailureScope, Problem, RetryClass};
 use super::manifest::periods::periods;
 use super::retry_state::{RECHECK_ATTEMPTS_MAX, RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
+use super::timestamp::next_document;
 use crate::api::Reason;
 use crate::archive::counts::DayListing;
 use crate::archive::coverage::{
     self, Confirmation, Coverage, Damage, Expectation, Growth, ListingComparison,
 };
-use crate::archive::layout::{AttemptId, Key};
+use crate::archive::layout::{AttemptId, Key, StampedDocument};
 use crate::archive::listing::{AttemptFacts, Journal, LateFacts, overlap};
 use crate::archive::records::{AttemptRecord, ChangedRecord, RangeRecord};
 use crate::archive::window::{HourSet, Window};
@@ -47,6 +48,10 @@ pub struct RunObservation<'a> {
     pub sealing: bool,
     /// True if a task writes a checkpoint.
     pub checkpointing: bool,
+    /// True if a task gets a time stamp.
+    pub stamping: bool,
+    /// True if manifests and checkpoints get time stamps.
+    pub stamps: bool,
     /// True if checkpoints are signed.
     pub signs: bool,
     /// Failures and results of earlier steps of this run.
@@ -88,6 +93,8 @@ pub struct RunDecision {
     pub sealing: bool,
     /// Day to write the checkpoint of now.
     pub checkpoint: Option<Date>,
+    /// Document to get a time stamp of now.
+    pub timestamp: Option<StampedDocument>,
     /// Problems and waits, most severe first.
     pub problems: Vec<Problem>,
     /// Time of the next change that no event announces; `None`: never.
@@ -754,12 +761,15 @@ impl<'a> DecisionBuilder<'a> {
             self.decision.finished && export.end.is_some() && self.coverage.not_due.is_empty();
         self.plan_manifest();
         self.plan_checkpoint();
+        self.plan_timestamp();
         let decision = &self.decision;
         let idle = self.is_quiet()
             && !sealing
             && decision.seal.is_none()
             && !self.observation.checkpointing
-            && decision.checkpoint.is_none();
+            && decision.checkpoint.is_none()
+            && !self.observation.stamping
+            && decision.timestamp.is_none();
         let retry_times: Vec<Timestamp> = decision
             .problems
             .iter()
@@ -854,6 +864,39 @@ impl<'a> DecisionBuilder<'a> {
             Some(entry) => self.report_failure(None, entry),
             None if self.backing_off => {}
             None => self.decision.checkpoint = Some(day),
+        }
+    }
+
+    /// Plans the next time stamp. A failure is reported and keeps no run alive: nothing depends on a time stamp.
+    fn plan_timestamp(&mut self) {
+        let RunObservation {
+            export,
+            journal,
+            retry_state,
+            now,
+            sealing,
+            checkpointing,
+            stamping,
+            stamps,
+            ..
+        } = *self.observation;
+        let writes =
+            sealing || checkpointing || self.decision.seal.is_some() || self.decision.checkpoint.is_some();
+        let Some(document) = next_document(journal).filter(|_| stamps && !stamping && !writes) else {
+            return;
+        };
+        match retry_state
+            .timestamp_retry
+            .as_ref()
+            .filter(|entry| entry.is_backing_off(now))
+        {
+            None => self.decision.timestamp = Some(document),
+            Some(entry) => {
+                let message = entry.failure.describe(&export.setting_names);
+                let class = RetryClass::Wait(Some(entry.retry_at));
+                self.add_problem(entry.failure.reason, message, None, class, None);
+                self.wake_at(entry.retry_at);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::failure::Failure;
 use super::manifest::head::HeadRecord;
 use super::manifest::sign::Signing;
 use super::observer::{EngineLoad, EngineObserver, NoopObserver};
@@ -20,7 +21,7 @@ use crate::pipeline::prover_pool::ProverPool;
 use crate::session::budget::SessionBudgets;
 use crate::session::semaphore::WindowSemaphore;
 use crate::storage::Store;
-use crate::tracker::Tracker;
+use crate::tracker::{TimestampAuthority, Tracker};
 
 /// Clock of a process.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -74,6 +75,8 @@ pub struct Peers {
     pub store: Arc<dyn Store>,
     /// Signing of the manifests.
     pub signing: Signing,
+    /// Time-stamp authority of manifests and checkpoints, or the failure that keeps them from being stamped.
+    pub timestamps: Option<Result<TimestampAuthority, Failure>>,
 }
 
 /// Result of releasing the sessions of an export.

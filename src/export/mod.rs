@@ -32,3 +32,4 @@ mod signature_io;
 pub mod snapshot;
 pub mod spec;
 mod task_events;
+mod timestamp;

@@ -47,6 +47,8 @@ pub struct RetryState {
     pub seal_retry: Option<RetryEntry>,
     /// Failure of the last attempt to write a checkpoint.
     pub checkpoint_retry: Option<RetryEntry>,
+    /// Failure of the last attempt to get a time stamp.
+    pub timestamp_retry: Option<RetryEntry>,
     /// Maximum time to wait for a session while none can be opened; `None`: no limit.
     pub session_wait: Option<Duration>,
 }
@@ -117,7 +119,9 @@ impl RetryState {
         self.sealed.clear();
         let windows = self.windows.values_mut();
         let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
-        let others = others.chain(&mut self.checkpoint_retry);
+        let others = others
+            .chain(&mut self.checkpoint_retry)
+            .chain(&mut self.timestamp_retry);
         for entry in windows.chain(others).chain(&mut self.export_backoff) {
             // Not what a peer or a rule set, such as Retry-After and the second look at an expired day.
             let set = matches!(
@@ -183,6 +187,11 @@ impl RetryState {
     /// Records a failure to write a checkpoint.
     pub fn record_checkpoint_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
         self.checkpoint_retry = Some(next_entry(self.checkpoint_retry.as_ref(), failure, now, jitter));
+    }
+
+    /// Records a failure to get a time stamp.
+    pub fn record_timestamp_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
+        self.timestamp_retry = Some(next_entry(self.timestamp_retry.as_ref(), failure, now, jitter));
     }
 
     /// Records that the remembered head is in the chain.

@@ -33,10 +33,11 @@ use super::revision::{RevisionTarget, confirm_count};
 use super::run_context::{RunContext, RunInbox};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
 use super::task_events::TaskEvent;
+use super::timestamp::write_timestamp;
 use crate::api::Reason;
 use crate::archive::counts::DayListing;
 use crate::archive::coverage::{Confirmation, Growth};
-use crate::archive::layout::{AttemptId, Key};
+use crate::archive::layout::{AttemptId, Key, StampedDocument};
 use crate::archive::listing::{Journal, overlap};
 use crate::archive::manifest::ChainListing;
 use crate::archive::read::read_receipts;
@@ -125,6 +126,7 @@ enum RunTask {
     Confirm(Window),
     Seal(RangeRecord),
     Checkpoint(Date),
+    Timestamp(StampedDocument),
     ListDays,
 }
 
@@ -141,6 +143,7 @@ enum RunTaskResult {
         ChainCache,
     ),
     Checkpoint(Date, Result<(), Failure>),
+    Timestamp(StampedDocument, Result<(), Failure>),
     Confirm(Window, Result<ReceiptWrite, Failure>),
     ListDays(Result<Option<Arc<DayListing>>, Failure>),
 }
@@ -363,6 +366,11 @@ impl ExportRun {
                 .running
                 .values()
                 .any(|task| matches!(task, RunTask::Checkpoint(_))),
+            stamping: self
+                .running
+                .values()
+                .any(|task| matches!(task, RunTask::Timestamp(_))),
+            stamps: self.ctx.peers.timestamps.is_some(),
             signs: self.ctx.peers.signing.available().is_some(),
             retry_state: &self.retry_state,
             oldest_listed: self
@@ -508,6 +516,11 @@ impl ExportRun {
         }
         if let Some(day) = decision.checkpoint {
             self.checkpoint(day);
+        }
+        if let Some(document) = decision.timestamp {
+            self.spawn(RunTask::Timestamp(document), move |ctx| async move {
+                RunTaskResult::Timestamp(document, write_timestamp(&ctx, document).await)
+            });
         }
         let journaled_sessions = Arc::new(self.journaled_sessions());
         for window in decision.start.into_iter().chain(decision.revise) {
@@ -754,6 +767,22 @@ impl ExportRun {
         }
     }
 
+    fn timestamp_done(&mut self, document: StampedDocument, outcome: Result<(), Failure>, now: Timestamp) {
+        match outcome {
+            Ok(()) => {
+                self.retry_state.timestamp_retry = None;
+                if let Some(journal) = &mut self.journal {
+                    journal.timestamps.insert(document);
+                }
+            }
+            Err(failure) => {
+                tracing::warn!(reason = %failure.reason, error = failure.message, "cannot get time stamp");
+                self.retry_state
+                    .record_timestamp_failure(failure, now, rand::random());
+            }
+        }
+    }
+
     /// Waits for a result, the stop signal, a new session or `wake`, and processes all results that are there.
     async fn wait(&mut self, wake: Option<Timestamp>) {
         let until = wake.map_or(SLEEP_MAX, |at| {
@@ -863,6 +892,9 @@ impl ExportRun {
                     }
                     RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
                     RunTaskResult::Checkpoint(day, outcome) => self.checkpoint_done(day, outcome, now),
+                    RunTaskResult::Timestamp(document, outcome) => {
+                        self.timestamp_done(document, outcome, now)
+                    }
                     RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
                 }
             }
@@ -891,6 +923,7 @@ impl ExportRun {
                             .record_failure(window, failure, now, rand::random());
                     }
                     Some(RunTask::Checkpoint(day)) => self.checkpoint_done(day, Err(failure), now),
+                    Some(RunTask::Timestamp(document)) => self.timestamp_done(document, Err(failure), now),
                     Some(RunTask::ListDays) => self.list_days_done(Err(failure), now),
                     None => {}
                 }
@@ -1216,6 +1249,7 @@ impl ExportRun {
             | RunTask::Confirm(_)
             | RunTask::Seal(_)
             | RunTask::Checkpoint(_)
+            | RunTask::Timestamp(_)
             | RunTask::ListDays => None,
         });
         windows.collect()
@@ -1232,6 +1266,7 @@ impl ExportRun {
             | RunTask::Confirm(_)
             | RunTask::Seal(_)
             | RunTask::Checkpoint(_)
+            | RunTask::Timestamp(_)
             | RunTask::ListDays => None,
         }));
         in_progress

@@ -1,5 +1,5 @@
-//! Client of the Activity Tracker v3: tokens, sessions, the daily listing, and downloads that resume. Knows nothing
-//! about S3 or Kubernetes.
+//! Client of the Activity Tracker v3: tokens, sessions, the daily listing, and downloads that resume; and of time-stamp
+//! authorities, by the same transport. Knows nothing about S3 or Kubernetes.
 
 mod answer;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -19,6 +19,7 @@ mod resume_point;
 mod resume_request;
 mod retry;
 mod sessions;
+mod timestamp;
 mod token_cache;
 mod uaa;
 
@@ -33,6 +34,7 @@ pub use download::{Download, DownloadResponse};
 pub use error::{StreamError, TrackerError, TrackerErrorClass};
 pub use resume_point::ResumePoint;
 pub use retry::RetryConfig;
+pub use timestamp::TimestampAuthority;
 pub use token_cache::TokenCache;
 
 use jiff::{Timestamp, civil::Date};

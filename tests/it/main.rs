@@ -35,5 +35,6 @@ mod split_brain;
 mod storage;
 #[path = "../testkit/mod.rs"]
 mod testkit;
+mod timestamps;
 mod verify;
 mod windows;

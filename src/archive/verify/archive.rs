@@ -20,6 +20,7 @@ use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
 use super::report::VerifyReport;
 use super::revisions::RevisionReceipts;
+use super::timestamps::{Timestamps, read_timestamps};
 use super::versions;
 use crate::archive::checkpoint::{SignedCheckpoint, parse_checkpoint};
 use crate::archive::coverage::Expectation;
@@ -37,7 +38,7 @@ use crate::pipeline::prover::{Proof, Prover};
 use crate::storage::{IrregularKind, ObjectSummary, Store, StoreError};
 
 /// Maximum concurrent reads of documents.
-const DOCUMENT_CONCURRENCY: usize = 32;
+pub(super) const DOCUMENT_CONCURRENCY: usize = 32;
 /// Concurrent reads of objects from a bucket, for each processor.
 const OBJECTS_PER_CPU: usize = 4;
 /// Maximum concurrent reads of objects from a bucket.
@@ -113,6 +114,8 @@ pub struct RootDocuments {
     pub manifests: BTreeMap<u64, SignedDocument>,
     /// Every checkpoint, by day.
     pub checkpoints: BTreeMap<Date, SignedCheckpoint>,
+    /// Every time stamp.
+    pub timestamps: Timestamps,
 }
 
 /// Verifies an archive. Fails only on errors of the store.
@@ -318,6 +321,7 @@ pub async fn read_documents(
         .try_collect()
         .await?;
     out.checkpoints.extend(checkpoints.into_iter().flatten());
+    out.timestamps = read_timestamps(options, contents).await?;
     Ok(out)
 }
 

@@ -9,6 +9,7 @@ use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
 use super::receipts::{ExpectedObject, coverage_findings, uncounted_remarks};
 use super::recheck::RootReading;
 use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals, UncoveredWindow};
+use super::timestamps;
 use crate::archive::coverage::{self, Coverage, Damage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
@@ -31,6 +32,7 @@ pub fn build_report(
 ) -> RootReport {
     let RootReading {
         mut contents,
+        documents,
         chain,
         checkpoints,
         expectations,
@@ -109,6 +111,7 @@ pub fn build_report(
             .found(format!("{range}, by receipts alone"))
     }));
     findings.extend(checkpoints.remarks);
+    findings.extend(timestamps::findings(&contents, &documents));
     findings.extend(build_remarks(
         &contents,
         &chain,

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 
 use super::revisions::RevisionRows;
 use crate::archive::finding::{Finding, FindingKind};
-use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
+use crate::archive::layout::{ArchiveRoot, AttemptId, Key, StampedDocument};
 use crate::archive::listing::Journal;
 use crate::archive::manifest::chain::Receipts;
 use crate::archive::receipt::ReceiptFacts;
@@ -36,6 +36,8 @@ pub struct RootContents {
     pub checkpoints: BTreeMap<Date, ObjectSummary>,
     /// Rows of the signatures of checkpoints.
     pub checkpoint_signatures: BTreeMap<Date, ObjectSummary>,
+    /// Rows of time stamps, by their documents.
+    pub timestamps: BTreeMap<StampedDocument, ObjectSummary>,
     /// Files that do not belong to the archive, in no order.
     pub unknown: Vec<UnknownFile>,
 }
@@ -136,6 +138,7 @@ impl RootContents {
             signatures: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             checkpoint_signatures: BTreeMap::new(),
+            timestamps: BTreeMap::new(),
             unknown: Vec::new(),
         }
     }
@@ -154,6 +157,7 @@ impl RootContents {
             Key::Manifest(number) => drop(self.manifests.insert(number, row)),
             Key::Checkpoint(day) => drop(self.checkpoints.insert(day, row)),
             Key::CheckpointSignature(day) => drop(self.checkpoint_signatures.insert(day, row)),
+            Key::Timestamp(document) => drop(self.timestamps.insert(document, row)),
             Key::Signature(number) => drop(self.signatures.insert(number, row)),
             Key::Other => self
                 .unknown
@@ -217,6 +221,7 @@ impl RootContents {
             && self.signatures == other.signatures
             && self.checkpoints == other.checkpoints
             && self.checkpoint_signatures == other.checkpoint_signatures
+            && self.timestamps == other.timestamps
             && attempts(self) == attempts(other)
     }
 

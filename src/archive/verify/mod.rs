@@ -18,4 +18,5 @@ pub mod receipts;
 pub mod recheck;
 pub mod report;
 pub mod revisions;
+pub mod timestamps;
 pub mod versions;

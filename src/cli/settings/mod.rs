@@ -31,7 +31,7 @@ use crate::export::failure::Failure;
 use crate::export::manifest::sign::Signing;
 use crate::export::shard::Shard;
 use crate::export::spec::RetryPolicy;
-use crate::tracker::TokenCache;
+use crate::tracker::{TimestampAuthority, TokenCache};
 
 /// Settings of an export of a manifest.
 pub struct ExportSettings {
@@ -41,6 +41,7 @@ pub struct ExportSettings {
     pub destination: ResolvedDestination,
     signing: Signing,
     signing_names: SettingNames,
+    timestamps: Option<Result<TimestampAuthority, Failure>>,
 }
 
 impl ExportSettings {
@@ -74,6 +75,7 @@ impl ExportSettings {
             },
             signing: connect::signing(&resource.spec, &resolved.secrets),
             signing_names: resolved.setting_names.clone(),
+            timestamps: connect::timestamps(&resource.spec, &process_context(String::new())),
             destination: match archive {
                 Some(archive) => archive.resolve(&resource.spec.destination.s3)?,
                 None => ResolvedDestination::of_spec(&resource.spec.destination.s3, resolved),
@@ -95,6 +97,7 @@ impl ExportSettings {
             tracker: self.source.connect(tokens)?,
             store: self.destination.open(Access::Write).await?,
             signing: self.signing,
+            timestamps: self.timestamps,
         })
     }
 }

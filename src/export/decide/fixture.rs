@@ -48,6 +48,8 @@ impl DecisionFixture {
             in_progress: &self.in_progress,
             sealing: self.sealing,
             checkpointing: false,
+            stamping: false,
+            stamps: false,
             signs: false,
             retry_state: &self.retry_state,
             oldest_listed: None,

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use eventexport::archive::manifest::document::GapEntry;
 use eventexport::export::engine::{Clock, Engine, Limits, Peers, RunControl};
+use eventexport::export::failure::Failure;
 use eventexport::export::manifest::head::HeadRecord;
 use eventexport::export::manifest::sign::Signing;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::ExportSpec;
 use eventexport::simulator::{Settings, Simulator};
 use eventexport::storage::{DirectoryStore, Store};
-use eventexport::tracker::{RetryConfig, Timeouts, TokenCache, Tracker, TrackerConfig};
+use eventexport::tracker::{RetryConfig, Timeouts, TimestampAuthority, TokenCache, Tracker, TrackerConfig};
 use jiff::Timestamp;
 use jiff::civil::{Date, date};
 use tokio::sync::watch;
@@ -35,6 +36,7 @@ pub(crate) struct EngineFixture {
     pub(crate) retry: RetryConfig,
     pub(crate) clock: Clock,
     pub(crate) signing: Signing,
+    pub(crate) timestamps: Option<Result<TimestampAuthority, Failure>>,
     /// Newest manifest that the runs remember.
     pub(crate) head: Option<HeadRecord>,
 }
@@ -80,6 +82,7 @@ impl EngineFixture {
             },
             clock: Arc::new(Timestamp::now),
             signing: Signing::Disabled,
+            timestamps: None,
             head: None,
         }
     }
@@ -101,6 +104,7 @@ impl EngineFixture {
             tracker,
             store,
             signing: self.signing.clone(),
+            timestamps: self.timestamps.clone(),
         }
     }
 

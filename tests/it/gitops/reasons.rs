@@ -148,7 +148,8 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         | Reason::Proved
         | Reason::NotVerifiedYet
         | Reason::NotProved
-        | Reason::VerificationFailed => return None,
+        | Reason::VerificationFailed
+        | Reason::TimestampMissing => return None,
     };
     Some(ScriptedRun::Reports(Box::new(snapshot)))
 }

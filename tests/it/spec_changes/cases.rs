@@ -393,6 +393,13 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             Applied,
         ),
         field(
+            "spec.manifest.timestampAuthority",
+            "added",
+            no_patch,
+            |_| json!({ "manifest": { "timestampAuthority": "http://127.0.0.1:9/tsr" } }),
+            Applied,
+        ),
+        field(
             "spec.verification.every",
             "added",
             no_patch,

@@ -157,6 +157,7 @@ impl WindowFixture {
             tracker: Self::tracker(peers, traffic.clone()),
             store: Arc::new(S3Store::connect(store).await.unwrap()),
             signing: self.signing.clone(),
+            timestamps: None,
         };
         let engine = Engine::new(
             Limits {

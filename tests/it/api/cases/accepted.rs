@@ -37,6 +37,7 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
                         "signingKeySecretRef": { "name": "signing.2018" },
                         "abandonedHead": format!("14:{}", "9f".repeat(32)),
                         "unsignedReceiptsBefore": "2018-07-01",
+                        "timestampAuthority": "https://tsa.example.com/tsr",
                     }),
                 ),
                 Set(

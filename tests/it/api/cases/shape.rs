@@ -210,6 +210,12 @@ pub(super) fn rest() -> Vec<ValidationCase> {
             json!({ "unsignedReceiptsBefore": "2018-02-30" }),
             ("spec.manifest.unsignedReceiptsBefore", super::DAY),
         ),
+        invalid_value(
+            "a time-stamp authority without encryption",
+            "/manifest",
+            json!({ "timestampAuthority": "http://tsa.example.com" }),
+            ("spec.manifest.timestampAuthority", "must be https://HOST"),
+        ),
         every("a verification every minute", "1m"),
         every("a verification after an hour but a millisecond", "59m59s999ms"),
         every("a verification after more than a year", "8760h1s"),
