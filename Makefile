@@ -65,10 +65,10 @@ e2e: image bed bed-charts bed-node ## Test the image and the chart on a real nod
 spec-changes: bed ## Test each spec change at each lifecycle phase, and clock jumps; needs Debian's faketime
 	$(CARGO) test --locked --test it -- --ignored --nocapture --test-threads 1 spec_changes::
 
-faults: bed ## Inject each fault into each request of an export, and pairs of faults; 30 to 120 minutes (docs/faults.md)
+faults: bed ## Inject each fault into each request of an export, and pairs of faults; 30 to 120 minutes (docs/testing.md)
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact faults::campaign::every_fault_at_every_request_leaves_no_trace
 
-mutations: bed ## Apply each mutation patch and check that a test fails; an hour (docs/faults.md)
+mutations: bed ## Apply each mutation patch and check that a test fails; an hour (docs/testing.md)
 	tests/mutations/run
 
 bed-prometheus: ## Build Prometheus and promtool for the monitoring tests; cached

@@ -1,7 +1,7 @@
 //! Fuzz targets of `fuzz/`. They also run in the unit tests, over the committed seeds and mutations of them. Not part of
 //! the product: built only for tests and with the feature `fuzzing`. No I/O.
 //!
-//! Each module has the properties of its readers in `bad_input`; `docs/bad-input.md` lists them.
+//! Each module has the properties of its readers in `bad_input`; `docs/testing.md` describes them.
 
 pub use crate::cli::bad_input::{config_file, part_state, resource_yaml};
 pub use crate::egress::bad_input::hosts;

@@ -223,7 +223,7 @@ async fn the_api_server_and_rust_agree_on_every_manifest() {
         outcomes.len(),
         wrong.join("\n")
     );
-    assert_generated("docs/validation.md", &table::document(&outcomes));
+    assert_generated("docs/reference/validation.md", &table::document(&outcomes));
 }
 
 /// The first and the last day of each month are dates and the day after the last is not, both in the server's regular

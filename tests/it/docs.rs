@@ -10,7 +10,6 @@ use std::path::Path;
 use eventexport::api::Reason;
 use eventexport::cli::plugin::command;
 use eventexport::controller::export_health::needs_manual_action;
-use eventexport::simulator::presets;
 use eventexport::telemetry::Metrics;
 
 /// Width of the help in the documentation, in columns.
@@ -61,14 +60,6 @@ fn reasons() -> String {
             reason.meaning(),
             reason.remedy()
         );
-    }
-    text
-}
-
-fn faults() -> String {
-    let mut text = "| fault | effect |\n|---|---|\n".to_owned();
-    for (name, about) in presets() {
-        let _ = writeln!(text, "| `{name}` | {about} |");
     }
     text
 }
@@ -149,11 +140,18 @@ fn generated_parts_are_up_to_date() {
             "help of verify and inspect",
             help(&["verify", "inspect"]),
         ),
-        ("docs/operator.md", "reasons", reasons()),
-        ("docs/operator.md", "help", help(&["operator"])),
+        ("docs/reference/reasons.md", "reasons", reasons()),
+        (
+            "docs/reference/commands.md",
+            "help of operator",
+            help(&["operator"]),
+        ),
+        (
+            "docs/reference/commands.md",
+            "help of simulate",
+            help(&["simulate"]),
+        ),
         ("docs/metrics.md", "metrics", metrics()),
-        ("docs/simulator.md", "faults", faults()),
-        ("docs/simulator.md", "help", help(&["simulate"])),
     ];
     for (file, name, part) in parts {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -178,7 +176,7 @@ fn relative_links_lead_to_existing_files() {
     ]
     .map(|name| root.join(name))
     .to_vec();
-    for folder in ["docs", "docs/adr"] {
+    for folder in ["docs", "docs/adr", "docs/reference"] {
         let entries = fs::read_dir(root.join(folder))
             .unwrap()
             .map(|entry| entry.unwrap().path());

@@ -1,4 +1,4 @@
-//! Each fault preset of the simulator with its outcome: exported, or a reason. `docs/misbehaviour.md` is generated
+//! Each fault preset of the simulator with its outcome: exported, or a reason. `docs/reference/fault-presets.md` is generated
 //! from the table: `UPDATE_DOCS=1 cargo test --test it export::fault_presets`.
 
 use std::collections::BTreeSet;
@@ -518,7 +518,7 @@ fn every_fault_preset_has_a_documented_outcome() {
         .collect();
     let known: BTreeSet<&str> = presets().into_iter().map(|(name, _)| name).collect();
     assert_eq!(rows, known, "one row for each preset");
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/misbehaviour.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/fault-presets.md");
     let page = page();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(path, &page).expect("the page is written");
@@ -526,6 +526,6 @@ fn every_fault_preset_has_a_documented_outcome() {
     let found = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         found == page,
-        "docs/misbehaviour.md is out of date: run this test with UPDATE_DOCS=1"
+        "docs/reference/fault-presets.md is out of date: run this test with UPDATE_DOCS=1"
     );
 }

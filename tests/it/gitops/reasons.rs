@@ -1,5 +1,5 @@
 //! Every condition reason, set by the real operator on a real API server, with the verdicts of kstatus and Argo CD.
-//! This test writes the table in docs/gitops.md or compares it.
+//! This test writes the table in docs/reference/health.md or compares it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -260,13 +260,13 @@ async fn kstatus_and_argo_cd_agree_on_every_reason() -> Result<()> {
             flux.status, argo.status
         );
     }
-    let path = file("docs/gitops.md");
+    let path = file("docs/reference/health.md");
     let text = std::fs::read_to_string(&path)?;
     let wanted = with_part(&text, "health", &table);
     if text != wanted {
         ensure!(
             std::env::var_os("UPDATE_DOCS").is_some(),
-            "docs/gitops.md: health is out of date: run `make generated`\n{table}"
+            "docs/reference/health.md: health is out of date: run `make generated`\n{table}"
         );
         std::fs::write(&path, wanted)?;
     }

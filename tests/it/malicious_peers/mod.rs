@@ -1,5 +1,5 @@
 //! Malicious peers over real sockets: for any reply, a request ends in time, with a printable error that names the
-//! peer, in bounded memory, and without a leftover session. `docs/bad-input.md` lists the bounds.
+//! peer, in bounded memory, and without a leftover session. `docs/limits.md` lists the bounds.
 
 pub(crate) mod certificate;
 mod memory;

@@ -1,4 +1,4 @@
-//! Output of kubectl, word for word. This test writes docs/kubectl.md or compares it.
+//! Output of kubectl, word for word. This test writes docs/reference/kubectl.md or compares it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -64,7 +64,7 @@ async fn kubectl_output_matches_the_documentation() -> Result<()> {
             masked(&shown, &fixture.namespace)?
         );
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kubectl.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/kubectl.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &page)?;
     }
@@ -76,7 +76,7 @@ async fn kubectl_output_matches_the_documentation() -> Result<()> {
     };
     ensure!(
         now == before,
-        "docs/kubectl.md is out of date: run `make generated`\n{page}\nonly now: {:#?}\nonly in the file: {:#?}",
+        "docs/reference/kubectl.md is out of date: run `make generated`\n{page}\nonly now: {:#?}\nonly in the file: {:#?}",
         only(&now, &before),
         only(&before, &now)
     );

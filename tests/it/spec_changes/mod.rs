@@ -2,7 +2,7 @@
 //! operator, API server and store and a simulated service.
 //!
 //! [`cases`] lists the changes, [`phases`] the phases; [`runner`] runs one combination; [`sweep`] runs many
-//! concurrently and writes docs/transitions.md; [`invariants`] checks all of them. [`namespace`], [`writers`] and
+//! concurrently and writes docs/reference/spec-changes.md; [`invariants`] checks all of them. [`namespace`], [`writers`] and
 //! [`clock`] are cases with their own fixtures.
 
 mod cases;

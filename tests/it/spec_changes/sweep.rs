@@ -1,4 +1,4 @@
-//! Runs many cases concurrently and writes the table of outcomes: docs/transitions.md.
+//! Runs many cases concurrently and writes the table of outcomes: docs/reference/spec-changes.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use super::runner::ChangeCaseRunner;
 use super::{cases, invariants};
 use crate::docs::with_part;
 
-const DOCUMENT: &str = "docs/transitions.md";
+const DOCUMENT: &str = "docs/reference/spec-changes.md";
 
 /// Maximum API server writes per resource over its lifetime, which needs about fifteen.
 const MAX_WRITES: u64 = 60;
