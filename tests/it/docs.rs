@@ -165,8 +165,25 @@ fn generated_parts_are_up_to_date() {
     }
 }
 
+/// Anchors of the headings of a page, as GitHub derives them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let outside_of_code = page.split("```").step_by(2);
+    let headings = outside_of_code
+        .flat_map(str::lines)
+        .filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.collect::<String>().replace(' ', "-")
+        })
+        .collect()
+}
+
 #[test]
-fn relative_links_lead_to_existing_files() {
+fn relative_links_lead_to_existing_files_and_headings() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = [
         "README.md",
@@ -184,14 +201,22 @@ fn relative_links_lead_to_existing_files() {
     }
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = target.split('#').next().unwrap_or_default();
-            if !target.is_empty() && !target.contains("://") {
-                let exists = file.parent().unwrap().join(target).exists();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => file.clone(),
+                path => file.parent().unwrap().join(path),
+            };
+            let page = file.display();
+            assert!(target.exists(), "{page} links to {link}, which does not exist");
+            if !anchor.is_empty() {
+                let found = anchors(&fs::read_to_string(&target).unwrap());
                 assert!(
-                    exists,
-                    "{} links to {target}, which does not exist",
-                    file.display()
+                    found.contains(anchor),
+                    "{page} links to {link}; the page has no such heading"
                 );
             }
         }
