@@ -1,4 +1,4 @@
-//! Second look for keys that a listing leaves out: nothing is said to be missing before the store was asked for it by
+//! Second look for keys that a listing leaves out: nothing is reported as missing before the store was asked for it by
 //! name. Reads the store.
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};

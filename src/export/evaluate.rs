@@ -17,7 +17,7 @@ use crate::pipeline::events::{EventCount, UncountedReason};
 use crate::pipeline::prover_pool::ProofFacts;
 
 impl Attempt<'_> {
-    /// Evaluates a transferred body. Aborts its upload unless it is to be committed.
+    /// Evaluates a transferred body. Aborts its upload unless it will be committed.
     pub(super) async fn evaluate(&self, staged: Box<StagedObject>) -> Result<Step, Failure> {
         let without_events = |answer| {
             Step::EvaluateEmpty(NoEvents {
