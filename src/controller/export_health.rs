@@ -271,7 +271,7 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
         )
     } else if *active > 0 {
         let failed = if *failed > 0 {
-            format!(", {failed} to retry")
+            format!(", {failed} need manual action")
         } else {
             String::new()
         };

@@ -129,7 +129,7 @@ pub struct CoverageSummary {
     pub stored: u64,
     /// Windows that wait.
     pub waiting: u64,
-    /// Windows that failed at the last attempt.
+    /// Windows that need manual action.
     pub failed: u64,
     /// Wanted cells that are covered.
     pub covered: HourSet,
@@ -433,6 +433,7 @@ impl<'a> DecisionBuilder<'a> {
                 continue;
             }
             if self.coverage.expired.contains(window) {
+                failed = true;
                 continue;
             }
             if self.report_if_held_by_other(window) {
@@ -441,7 +442,10 @@ impl<'a> DecisionBuilder<'a> {
             }
             if journal.has_data_in(window) || self.has_leftovers(window) {
                 // Adopted, foreign, mismatched or recovered first: never downloaded next to existing data.
-                waits = true;
+                let needs_person = self.coverage.damaged.contains_key(&window)
+                    || retry_state.foreign_objects.contains(&window);
+                failed |= needs_person;
+                waits |= !needs_person;
                 continue;
             }
             self.has_due = true;
@@ -451,9 +455,9 @@ impl<'a> DecisionBuilder<'a> {
             }
             if self.report_if_backing_off(window) {
                 let entry = retry_state.windows.get(&window);
-                let wait = entry.is_some_and(|entry| matches!(entry.failure.class, RetryClass::Wait(_)));
-                failed |= !wait;
-                waits |= wait;
+                let manual = entry.is_some_and(|entry| entry.failure.class == RetryClass::Manual);
+                failed |= manual;
+                waits |= !manual;
             } else if !self.backing_off && self.free > 0 {
                 self.free -= 1;
                 self.decision.start.push(window);

@@ -27,9 +27,9 @@ pub struct Snapshot {
     pub stored: u64,
     /// Windows being exported now.
     pub active: u64,
-    /// Windows that wait: for the end of their day, for a free session, for another holder.
+    /// Windows that wait: for the end of their day, for a free session, for another holder, for a retry.
     pub waiting: u64,
-    /// Windows with a failed last attempt.
+    /// Windows that need manual action.
     pub failed: u64,
     /// Events of the wanted windows that are stored.
     pub events: u64,

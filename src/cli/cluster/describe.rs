@@ -160,7 +160,7 @@ fn facts(status: &EventExportStatus, line: &mut impl FnMut(&str, String)) {
         line(
             "Windows:",
             format!(
-                "{} of {} stored, {} in transfer, {} waiting, {} failed",
+                "{} of {} stored, {} in transfer, {} waiting, {} need manual action",
                 windows.stored, windows.wanted, windows.active, windows.waiting, windows.failed
             ),
         );

@@ -132,7 +132,7 @@ fn status_message(snapshot: &Snapshot) -> String {
     for (number, label) in [
         (hidden as u64, "more in progress"),
         (snapshot.waiting, "waiting"),
-        (snapshot.failed, "to retry"),
+        (snapshot.failed, "failed"),
     ] {
         if number > 0 {
             let _ = write!(text, ", {number} {label}");

@@ -56,6 +56,22 @@ fn hour(hour: u8) -> Window {
 }
 
 #[test]
+fn only_windows_that_need_a_person_count_as_failed() {
+    let window = Window::day(FIRST);
+    for (failure, wanted) in [
+        (Failure::retry(Reason::DownloadIncomplete, "cut"), (0, 1)),
+        (Failure::wait(Reason::SpaceFull, "full", None), (0, 1)),
+        (Failure::manual(Reason::TooLarge, "large"), (1, 0)),
+    ] {
+        let mut fixture = split_day(24, 4);
+        fixture.journal.splits.clear();
+        fixture.retry_state.record_failure(window, failure, at(100), 1.0);
+        let coverage = fixture.decide().coverage;
+        assert_eq!((coverage.failed, coverage.waiting), wanted);
+    }
+}
+
+#[test]
 fn an_empty_hour_is_retried_after_the_other_hours_of_its_day() {
     let none: &[u8] = &[];
     // Columns: open hours, hours that were short before, running hours, hours started now.

@@ -85,7 +85,7 @@ async fn a_foreign_object_is_neither_overwritten_nor_downloaded_again() {
         std::fs::write(&path, "foreign").unwrap();
         let snapshot = run(&fixture).await;
         ensure_reported(&snapshot, Reason::ForeignObject, name);
-        assert_eq!((snapshot.stored, snapshot.waiting), (2, 1));
+        assert_eq!((snapshot.stored, snapshot.failed), (2, 1));
         assert_eq!(std::fs::read(&path).unwrap(), b"foreign");
         assert_eq!(fixture.simulator.ledger().opened, 2);
         fixture.export.accepted_gaps = vec![gap(date(2018, 6, 3), date(2018, 6, 3))];

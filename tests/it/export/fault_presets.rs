@@ -346,7 +346,7 @@ fn check_counts(snapshot: &Snapshot, outcome: PresetOutcome, hit: usize) -> Opti
         Refused(_) | Waits(_) | Uncounted => hit as u64,
         Exported | SameEvents | ByTheHour | Empty | Unnoticed | UncountedUnknown => 0,
     };
-    // An expired day is neither retried nor waited for.
+    // An expired day waits for a person.
     let expired = u64::from(outcome == Refused(Reason::Expired));
     let Snapshot {
         wanted,
@@ -359,7 +359,8 @@ fn check_counts(snapshot: &Snapshot, outcome: PresetOutcome, hit: usize) -> Opti
     let fine = wanted == 3
         && stored + missing == wanted
         && active == 0
-        && waiting + failed + expired == missing
+        && waiting + failed == missing
+        && failed >= expired
         && snapshot.missing.len() == 24 * missing
         && snapshot.expired.len() == 24 * expired
         && snapshot.covered.len() == 24 * stored;
