@@ -107,7 +107,7 @@ async fn list(cluster: &Cluster, args: &GetArgs) -> Result<Vec<EventExport>, Cli
 struct Row {
     namespace: String,
     name: String,
-    /// `None`: the operator has not said.
+    /// `None`: the operator has not reported it.
     ready: Option<bool>,
     /// Reason of the condition that matters most.
     state: String,
