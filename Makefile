@@ -3,9 +3,11 @@
 CARGO ?= cargo
 # Architecture of the image; by default that of this machine.
 ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
-# cargo-deny and cargo-fuzz are built once into the test bed's folder.
+# cargo-deny, cargo-fuzz and typos are built once into the test bed's folder.
 DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
+TYPOS_VERSION := 1.52.0
+TYPOS := .bed/tools/bin/typos
 # The fuzz targets are a separate package in fuzz/.
 FUZZ_VERSION := 0.13.2
 FUZZ := .bed/tools/bin/cargo-fuzz
@@ -123,11 +125,15 @@ chart-generated: bed bed-charts ## Generate the chart's CRD copy, its README and
 chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, kube-score
 	tests/chart/check
 
-lint: ## Check formatting, lints, naming and unused dependencies; warnings are errors
+lint: $(TYPOS) ## Check formatting, lints, spelling, naming and unused dependencies; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	$(TYPOS)
 	tests/naming --check
 	tests/dependencies
+
+$(TYPOS):
+	$(CARGO) install --quiet --locked --debug --root .bed/tools typos-cli --version $(TYPOS_VERSION)
 
 format: ## Format the sources
 	$(CARGO) fmt

@@ -118,7 +118,7 @@ fn rules_and_dashboard_use_only_existing_metrics_and_labels() {
         let (metrics, labels) = named(query);
         assert!(
             !metrics.is_empty() || query.contains("eventexport:"),
-            "{title}: no metric is recognised in {query}"
+            "{title}: no metric is recognized in {query}"
         );
         for label in labels {
             let known = |metric: &String| there.get(metric).is_some_and(|labels| labels.contains(&label));
