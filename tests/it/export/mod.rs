@@ -15,7 +15,7 @@ mod manifest;
 mod orphans;
 mod quirks;
 mod retry_backoff;
-mod revisions;
+pub(crate) mod revisions;
 mod shared_space;
 mod signing;
 mod two_stores;

@@ -500,6 +500,15 @@ async fn verify_proves_every_file_of_each_revision() {
     assert_eq!(verified(&fixture).await.roots[0].totals.windows, 2);
 }
 
+/// Archive of four days of 240 events, of which 3 June has 7 late events.
+pub(crate) async fn archive_with_late_events() -> EngineFixture {
+    let fixture = EngineFixture::start(settings(), june(1), june(4)).await;
+    assert!(fixture.run().await.complete);
+    fixture.simulator.grow_day(june(3), 7);
+    assert!(fixture.run().await.complete);
+    fixture
+}
+
 /// A day that grew after it was stored, in parts of a MiB, with signed receipts.
 async fn grown_day() -> EngineFixture {
     let mut settings = settings();

@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::process::Command;
 
 use super::fixture::ArchiveFixture;
+use crate::export::revisions::archive_with_late_events;
 
 /// Query of the documentation.
 fn documented() -> String {
@@ -15,33 +16,55 @@ fn documented() -> String {
     query.to_owned()
 }
 
-#[tokio::test]
-async fn duckdb_counts_the_same_events_of_each_day() {
+/// Runs the documented query over an archive below a folder; `None`, and a message, without DuckDB.
+async fn count(test: &str, archive: &Path) -> Option<Vec<String>> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join(".bed/consumers/duckdb");
     if !home.join("version").is_file() {
-        let name = "verify::duckdb::duckdb_counts_the_same_events_of_each_day";
         let missing = "DuckDB is not in .bed/consumers: `make consumers` fetches it through pip";
         // Bypasses the capture of the tests.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: {missing}");
-        return;
+        let _ = writeln!(std::io::stderr(), "SKIPPED: verify::duckdb::{test}: {missing}");
+        return None;
     }
-    let fixture = ArchiveFixture::shared().await;
-    let copy = fixture.copy();
-    let place = format!("{}/t", copy.path().display());
+    let place = archive.display().to_string();
     let query = documented().replace("s3://audit/tracker", &place);
     assert!(query.contains(&place), "{query}");
     let script = "import duckdb, sys\nfor day, n in duckdb.sql(sys.argv[1]).fetchall(): print(day, n)";
     let output = Command::new(home.join("bin/python"))
         .args(["-c", script, &query])
-        .current_dir(copy.path())
+        .current_dir(archive)
         .kill_on_drop(true)
         .output()
         .await
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+    let counted = String::from_utf8(output.stdout).unwrap();
+    Some(counted.lines().map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn duckdb_counts_the_same_events_of_each_day() {
+    let copy = ArchiveFixture::shared().await.copy();
+    let test = "duckdb_counts_the_same_events_of_each_day";
+    let Some(counted) = count(test, &copy.path().join("t")).await else {
+        return;
+    };
     // The two days of the weekend have no object; one day is stored in hours.
     let days = ["01", "04", "05", "06", "07"];
-    let expected = days.map(|day| format!("2018-06-{day} 240"));
-    let counted = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(counted.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(counted, days.map(|day| format!("2018-06-{day} 240")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duckdb_reads_late_events_once() {
+    let fixture = archive_with_late_events().await;
+    let root = fixture.root();
+    // The folders of space and scope lie below the prefix.
+    let archive = root.ancestors().nth(2).unwrap();
+    let Some(counted) = count("duckdb_reads_late_events_once", archive).await else {
+        return;
+    };
+    let days = [("01", 240), ("02", 240), ("03", 247), ("04", 240)];
+    assert_eq!(
+        counted,
+        days.map(|(day, events)| format!("2018-06-{day} {events}"))
+    );
 }
