@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use eventexport::cli::{
-    self, Command, cluster, context, download, health, inspect, plan, plugin, run, session, shell, status,
+    self, Command, cat, cluster, context, ddl, download, health, inspect, plan, plugin, run, session, shell, status,
     verify,
 };
 
@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::block_on(run::run(args)),
         Command::Plan(args) => cli::block_on(plan::run(args)),
         Command::Verify(args) => cli::block_on(verify::run(args)),
+        Command::Cat(args) => cli::block_on(cat::run(args)),
+        Command::Ddl(args) => cli::exit_code(ddl::run(&args)),
         Command::Inspect(args) => cli::block_on(inspect::run(args)),
         Command::Status(args) => cli::block_on(status::run(*args)),
         Command::Session(args) => cli::block_on(session::run(args)),

@@ -425,6 +425,28 @@ pub fn all_counted_receipts<'a>(
     receipts.filter(move |(window, _)| is_counted(journal, coverage, *window))
 }
 
+/// Returns the receipts whose objects exist, each hour once: those that cover an archive and, of hours that none of them
+/// has, others, for example with fewer events than the service reported.
+pub fn readable_receipts<'a>(
+    journal: &'a Journal,
+    coverage: &'a Coverage,
+    source: Option<&str>,
+) -> BTreeMap<Window, &'a ReceiptFacts> {
+    let mut readable: BTreeMap<Window, &ReceiptFacts> = all_counted_receipts(journal, coverage).collect();
+    let mut hours: HourSet = readable.keys().copied().collect();
+    // A day comes before its hours.
+    for (window, facts) in journal.read_receipts() {
+        let same_source = source.is_none_or(|source| source == &*facts.source);
+        let intact = object_damage(journal, window, facts).is_none()
+            && revision_damage(journal, window, facts).is_none();
+        if same_source && intact && !hours.intersects(window) {
+            hours.insert(window);
+            readable.insert(window, facts);
+        }
+    }
+    readable
+}
+
 /// Returns true if the receipt of a window covers it, and no receipt of the day covers the same hour.
 fn is_counted(journal: &Journal, coverage: &Coverage, window: Window) -> bool {
     let covers = |window: Window| {

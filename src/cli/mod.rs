@@ -3,11 +3,13 @@
 pub mod archived;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
+pub mod cat;
 pub mod cluster;
 pub mod config;
 pub mod context;
 pub mod crd;
 pub mod day;
+pub mod ddl;
 pub mod documents;
 pub mod download;
 pub mod exit;
@@ -77,6 +79,8 @@ pub enum Command {
     Plan(plan::PlanArgs),
     Verify(verify::VerifyArgs),
     Inspect(inspect::InspectArgs),
+    Cat(cat::CatArgs),
+    Ddl(ddl::DdlArgs),
     Status(Box<status::StatusArgs>),
     #[command(visible_alias = "sessions")]
     Session(session::SessionArgs),
@@ -105,6 +109,7 @@ Examples:
   eventexport operator --namespace audit
   eventexport simulate --listen 127.0.0.1:8030
   eventexport verify s3://audit/tracker --public-key exporter.pem
+  eventexport cat s3://audit/tracker --start 2018-06-01 --end 2018-06-30 | jq .payload
 
 Environment: EVENTEXPORT_LOG sets the log filter, for example info,eventexport::export=debug.
 NO_COLOR disables colors. HTTPS_PROXY and NO_PROXY are honored.

@@ -186,7 +186,7 @@ fn bytes_per_second(text: &str) -> Result<NonZeroU64, String> {
 }
 
 /// Checks the asserted days. Nothing can be stored of a day in the future.
-fn check_days(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(), CliError> {
+pub(super) fn check_days(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(), CliError> {
     for (flag, day) in [("--start", start), ("--end", end)] {
         if let Some(day) = day.filter(|day| *day > today) {
             return Err(CliError::usage(format!("{flag}: {day} is in the future")));

@@ -126,10 +126,24 @@ impl EventSplitter {
     /// Splits the next bytes. Passes each event that ends in them to `sink`: one line without its end, the bytes as sent
     /// but for white space outside strings. After the first byte that cannot be counted, nothing follows.
     pub fn push<E>(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        for byte in bytes {
+        let mut rest = bytes;
+        while let [byte, after @ ..] = rest {
             if self.scanner.stopped.is_some() || self.too_large.is_some() {
                 return Ok(());
             }
+            // Most bytes are inside of strings, where only these three matter.
+            if self.scanner.in_string && !self.scanner.escaped {
+                let plain = memchr3(b'"', b'\\', b'\n', rest).unwrap_or(rest.len());
+                if plain > 0 {
+                    let (text, others) = rest.split_at(plain);
+                    self.scanner.scan_line(text);
+                    self.event.extend_from_slice(text);
+                    self.note_size();
+                    rest = others;
+                    continue;
+                }
+            }
+            rest = after;
             let (events, in_string) = (self.scanner.events, self.scanner.in_string);
             self.scanner.scan_line(std::slice::from_ref(byte));
             let ended = self.scanner.events > events;
@@ -137,9 +151,7 @@ impl EventSplitter {
             if (in_event || ended) && (in_string || !byte.is_ascii_whitespace()) {
                 self.event.push(*byte);
             }
-            if self.event.len() > EVENT_MAX_BYTES {
-                self.too_large = Some(self.scanner.begin);
-            }
+            self.note_size();
             if ended {
                 sink(&self.event)?;
                 self.event.clear();
@@ -147,6 +159,12 @@ impl EventSplitter {
             }
         }
         Ok(())
+    }
+
+    fn note_size(&mut self) {
+        if self.event.len() > EVENT_MAX_BYTES {
+            self.too_large = Some(self.scanner.begin);
+        }
     }
 
     /// Returns the number of events that were passed on, if these are all of the data.

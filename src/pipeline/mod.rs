@@ -6,6 +6,7 @@
 pub mod blocking_writer;
 pub mod copy;
 pub mod difference;
+pub mod event_lines;
 pub mod events;
 pub mod file_sink;
 pub mod gzip;

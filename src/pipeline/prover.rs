@@ -73,9 +73,14 @@ impl Prover {
 
     /// Adds the next bytes. After an error of the contents, only the digests go on.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.push_into(bytes, &mut |_| {});
+    }
+
+    /// Adds the next bytes as [`push`](Self::push) does, and passes the decompressed data to `inflated` in chunks.
+    pub fn push_into(&mut self, bytes: &[u8], inflated: &mut impl FnMut(&[u8])) {
         self.digests.push(bytes);
         // The error is part of the proof.
-        let _ = self.contents.push(bytes, &mut |_| {});
+        let _ = self.contents.push(bytes, inflated);
     }
 
     /// Returns the proof of the bytes so far. The contents are those since the last call, the digests those of all

@@ -137,8 +137,8 @@ fn generated_parts_are_up_to_date() {
         ),
         (
             "docs/cli.md",
-            "help of verify and inspect",
-            help(&["verify", "inspect"]),
+            "help of verify, inspect, cat and ddl",
+            help(&["verify", "inspect", "cat", "ddl"]),
         ),
         ("docs/reference/reasons.md", "reasons", reasons()),
         (

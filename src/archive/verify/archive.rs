@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::civil::Date;
-use tokio::sync::mpsc;
 
 use super::attestation::{ReceiptSignatures, Unsigned};
 use super::build_report::build_report;
 use super::contents::{self, RootContents, UnknownFile};
 use super::heads;
+use super::object::ObjectReader;
 use super::observation::ObjectObservation;
 use super::pace::Pace;
 use super::receipts::ExpectedObject;
@@ -34,7 +34,6 @@ use crate::archive::read::{get_document, per_document};
 use crate::archive::receipt::read_receipt;
 use crate::archive::records::{ArchiveRecord, RECORD_MAX_BYTES, Receipt, RecordError};
 use crate::archive::window::Window;
-use crate::pipeline::prover::{Proof, Prover};
 use crate::storage::{IrregularKind, ObjectSummary, Store, StoreError};
 
 /// Maximum concurrent reads of documents.
@@ -43,8 +42,6 @@ pub(super) const DOCUMENT_CONCURRENCY: usize = 32;
 const OBJECTS_PER_CPU: usize = 4;
 /// Maximum concurrent reads of objects from a bucket.
 const OBJECT_CONCURRENCY_MAX: usize = 16;
-/// Size of the ranges that are read from a bucket: 4 MiB. An object in flight needs memory for three.
-const RANGE_BYTES: u64 = 4 << 20;
 /// Size up to which an object is read whatever its receipt states: 16 MiB.
 const READ_ANYWAY_BYTES: u64 = 16 << 20;
 /// Size up to which a gzip is decompressed whatever its receipt states: 64 MiB.
@@ -422,7 +419,11 @@ async fn check_objects(
     };
     let sizes: BTreeSet<u64> = expected.iter().map(|expected| expected.bytes).collect();
     let sizes = &sizes;
-    let pace = &Pace::new(options.bytes_per_second);
+    let reader = &ObjectReader {
+        store: Arc::clone(&options.store),
+        pace: options.bytes_per_second.map(Pace::new),
+        progress: Arc::clone(progress),
+    };
     // Of numbers: a stream of references is not `Send`.
     stream::iter(0..expected.len())
         .map(|index| async move {
@@ -441,9 +442,9 @@ async fn check_objects(
                     return Some(Ok(ObjectObservation::of_size(listed.size)));
                 }
                 let limit = expected.decompressed.max(DESCRIBED_MAX_BYTES);
-                match prove_object(options, listed, limit, pace, progress).await {
+                match reader.prove(listed, limit, ()).await {
                     Ok(None) => return None,
-                    Ok(Some(proved)) => Ok(ObjectObservation::from(proved)),
+                    Ok(Some((proved, ()))) => Ok(ObjectObservation::from(proved)),
                     Err(error) => Err(error),
                 }
             };
@@ -459,77 +460,4 @@ async fn check_objects(
 /// stated, or as long as another object, whose bytes it may have. Nothing bounds the size of others.
 fn is_readable(size: u64, expected: &ExpectedObject, sizes: &BTreeSet<u64>) -> bool {
     size <= expected.bytes.max(READ_ANYWAY_BYTES) || sizes.contains(&size)
-}
-
-/// Reads and checks one object; `None` if it was deleted after the listing.
-async fn prove_object(
-    options: &VerifyOptions,
-    listed: &ObjectSummary,
-    limit: u64,
-    pace: &Pace,
-    progress: &Arc<VerifyProgress>,
-) -> Result<Option<Proof>, StoreError> {
-    let read_error = |message: String| StoreError::Io {
-        store: options.store.identity().to_string(),
-        key: listed.key.clone(),
-        message,
-    };
-    // A file is read at once, which cannot be slowed down.
-    if options.store.is_local() && options.bytes_per_second.is_none() {
-        let (store, key) = (Arc::clone(&options.store), listed.key.clone());
-        let (progress, size) = (Arc::clone(progress), listed.size);
-        let proved = tokio::task::spawn_blocking(move || {
-            let Some(file) = store.open_local(&key)? else {
-                return Ok(None);
-            };
-            let proved = super::object::prove_file(file, size, limit, &mut |bytes| {
-                progress.bytes_done.fetch_add(bytes, Ordering::Relaxed);
-            });
-            Ok::<_, StoreError>(Some(proved))
-        })
-        .await
-        .map_err(|error| read_error(format!("the check was interrupted: {error}")))??;
-        return match proved {
-            None => Ok(None),
-            Some(Ok(proved)) => Ok(Some(proved)),
-            Some(Err(error)) => Err(read_error(format!("cannot read: {error}"))),
-        };
-    }
-    // One piece is checked, one waits, one is being read.
-    let (pieces, mut queue) = mpsc::channel::<bytes::Bytes>(1);
-    let prover = tokio::task::spawn_blocking(move || {
-        let mut prover = Prover::with_limit(limit);
-        while let Some(piece) = queue.blocking_recv() {
-            prover.push(&piece);
-        }
-        prover.finish()
-    });
-    let mut offset = 0;
-    while offset < listed.size {
-        let wanted = pace.read_length(RANGE_BYTES).min(listed.size - offset);
-        pace.wait(wanted).await;
-        let Some(piece) = options
-            .store
-            .get_range(&listed.key, offset, wanted, listed.etag.as_deref())
-            .await?
-        else {
-            return Ok(None);
-        };
-        if piece.is_empty() {
-            return Err(read_error(
-                "the object is shorter than its listed size".to_owned(),
-            ));
-        }
-        let length = piece.len() as u64;
-        offset += length;
-        if pieces.send(piece).await.is_err() {
-            break;
-        }
-        progress.bytes_done.fetch_add(length, Ordering::Relaxed);
-    }
-    drop(pieces);
-    prover
-        .await
-        .map(Some)
-        .map_err(|error| read_error(format!("the check was interrupted: {error}")))
 }

@@ -18,5 +18,6 @@ pub mod receipts;
 pub mod recheck;
 pub mod report;
 pub mod revisions;
+pub mod selection;
 pub mod timestamps;
 pub mod versions;

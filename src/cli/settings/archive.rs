@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -139,7 +140,7 @@ pub struct ResolvedDestination {
     pub destination: Destination,
     /// Names of the settings in errors.
     pub names: SettingNames,
-    secrets: Secrets,
+    pub(super) secrets: Secrets,
 }
 
 /// A location that cannot be parsed.
@@ -263,12 +264,7 @@ async fn open_location(
             .await
             .map_err(|failure| CliError::usage(failure.describe(&resolved.names)))?,
         prefix: location.key_prefix(),
-        name: match location {
-            ArchiveLocation::Bucket { prefix, .. } if !prefix.is_empty() => {
-                format!("{}/{prefix}", location.store_name())
-            }
-            _ => location.store_name(),
-        },
+        name: location.to_string(),
         export: None,
         declared: None,
         setting_names: resolved.names,
@@ -462,6 +458,16 @@ impl ArchiveLocation {
         match self {
             Self::Directory(path) => path.display().to_string(),
             Self::Bucket { bucket, .. } => format!("s3://{bucket}"),
+        }
+    }
+}
+
+impl fmt::Display for ArchiveLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.store_name())?;
+        match self {
+            Self::Bucket { prefix, .. } if !prefix.is_empty() => write!(f, "/{prefix}"),
+            Self::Bucket { .. } | Self::Directory(_) => Ok(()),
         }
     }
 }

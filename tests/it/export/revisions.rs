@@ -21,9 +21,12 @@ use eventexport::storage::Store;
 use flate2::read::MultiGzDecoder;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::civil::{Date, date};
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::auditor::audit;
+use crate::testkit::command::{isolate, run_command};
+use crate::testkit::process::program;
 
 use super::chain::{manifests, signing};
 use super::crashes::{archive_violations, resume_export};
@@ -54,6 +57,10 @@ fn lines(gzip: &[u8]) -> BTreeMap<String, u64> {
     MultiGzDecoder::new(gzip)
         .read_to_string(&mut text)
         .expect("a gzip of lines");
+    count_lines(&text)
+}
+
+fn count_lines(text: &str) -> BTreeMap<String, u64> {
     let mut lines = BTreeMap::new();
     for line in text.lines() {
         *lines.entry(line.to_owned()).or_default() += 1;
@@ -81,9 +88,21 @@ fn reasons(snapshot: &Snapshot) -> Vec<Reason> {
     snapshot.problems.iter().map(|problem| problem.reason).collect()
 }
 
-/// Checks that readers of a day see each event of the service once.
-fn assert_each_event_once(fixture: &EngineFixture, day: Date) {
+/// Checks that readers of a day see each event of the service once, also through `cat`.
+async fn assert_each_event_once(fixture: &EngineFixture, day: Date) {
     let served = lines(&fixture.served(day));
+    let (root, day_text) = (fixture.root(), day.to_string());
+    let mut cat = Command::new(program());
+    isolate(&mut cat, &root);
+    cat.arg("cat")
+        .arg(&root)
+        .args(["--start", &day_text, "--end", &day_text]);
+    let printed = run_command(cat).await.expect_exit(0);
+    assert!(
+        count_lines(&printed.out) == served,
+        "cat of {day}: {}",
+        printed.err
+    );
     assert!(
         read_by_queries(fixture, day) == served,
         "readers of {day} see other events than the service has: {} instead of {}",
@@ -177,7 +196,7 @@ async fn late_events_are_stored_beside_the_day_and_readers_see_each_event_once()
     assert_eq!(revised.supplement.unwrap().bytes, supplement.len() as u64);
     assert!(first == read(&fixture, "date=2018-06-03/events.json.gz").unwrap());
     for day in 1..=4 {
-        assert_each_event_once(&fixture, june(day));
+        assert_each_event_once(&fixture, june(day)).await;
     }
 
     // A manifest with the revision supersedes the one before.
@@ -210,7 +229,7 @@ async fn each_growth_is_a_revision_of_its_own() {
         assert!(snapshot.complete, "{:?}", snapshot.problems);
         let revised = receipt(&fixture, &format!("2018-06-03.r{revision}")).unwrap();
         assert_eq!((revised.events, revised.supplement_events), (events, Some(extra)));
-        assert_each_event_once(&fixture, june(3));
+        assert_each_event_once(&fixture, june(3)).await;
     }
     assert_eq!(fixture.simulator.ledger().opened, 3);
 }
@@ -229,7 +248,7 @@ async fn a_day_that_was_empty_gets_its_late_events() {
         receipt(&fixture, "2018-06-03.r1").unwrap().supplement_events,
         Some(7)
     );
-    assert_each_event_once(&fixture, june(3));
+    assert_each_event_once(&fixture, june(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,7 +264,7 @@ async fn a_large_day_is_compared_in_parts() {
     assert!(snapshot.complete, "{:?}", snapshot.problems);
     let revised = receipt(&fixture, "2018-06-03.r1").unwrap();
     assert_eq!((revised.events, revised.supplement_events), (5_500, Some(2_500)));
-    assert_each_event_once(&fixture, june(3));
+    assert_each_event_once(&fixture, june(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,7 +285,7 @@ async fn the_comparison_can_be_turned_off_and_bounded() {
     }
     fixture.export.recheck = RecheckPolicy::Days(3650);
     assert!(fixture.run().await.complete);
-    assert_each_event_once(&fixture, june(3));
+    assert_each_event_once(&fixture, june(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +306,7 @@ async fn a_day_whose_later_body_lacks_stored_events_is_left_for_a_person() {
     assert!(!changed.complete && !changed.finished);
     // The archive stays proved for what it held, and nothing of the later body is there.
     assert_eq!(changed.stored, 2);
-    assert_each_event_once(&fixture, june(4));
+    assert_each_event_once(&fixture, june(4)).await;
     let of_day: Vec<String> = fixture
         .files()
         .into_iter()
@@ -377,7 +396,7 @@ async fn late_events_of_a_day_in_hours_are_found_in_its_hours() {
     let snapshot = fixture.run().await;
     assert!(snapshot.complete, "{:?}", snapshot.problems);
     assert_eq!((snapshot.events, snapshot.late_events), (247, 7));
-    assert_each_event_once(&fixture, june(3));
+    assert_each_event_once(&fixture, june(3)).await;
     assert_eq!(fixture.simulator.ledger().opened, 48);
     assert!(fixture.run().await.complete);
     assert_eq!(fixture.simulator.ledger().opened, 48);

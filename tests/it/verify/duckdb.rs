@@ -1,11 +1,12 @@
 //! Real `DuckDB` reads the archive as Hive partitions and counts the same events per day as the receipts.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
 use tokio::process::Command;
 
-use super::fixture::ArchiveFixture;
+use super::fixture::{ArchiveFixture, text};
 use crate::export::revisions::archive_with_late_events;
 
 /// Query of the documentation.
@@ -16,8 +17,8 @@ fn documented() -> String {
     query.to_owned()
 }
 
-/// Runs the documented query over an archive below a folder; `None`, and a message, without DuckDB.
-async fn count(test: &str, archive: &Path) -> Option<Vec<String>> {
+/// Runs statements in a folder, and returns the rows of the last one; `None`, and a message, without DuckDB.
+async fn run(test: &str, folder: &Path, statements: &[&str]) -> Option<Vec<String>> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join(".bed/consumers/duckdb");
     if !home.join("version").is_file() {
         let missing = "DuckDB is not in .bed/consumers: `make consumers` fetches it through pip";
@@ -25,13 +26,12 @@ async fn count(test: &str, archive: &Path) -> Option<Vec<String>> {
         let _ = writeln!(std::io::stderr(), "SKIPPED: verify::duckdb::{test}: {missing}");
         return None;
     }
-    let place = archive.display().to_string();
-    let query = documented().replace("s3://audit/tracker", &place);
-    assert!(query.contains(&place), "{query}");
-    let script = "import duckdb, sys\nfor day, n in duckdb.sql(sys.argv[1]).fetchall(): print(day, n)";
+    let script = "import duckdb, sys\nfor text in sys.argv[1:]: found = duckdb.sql(text)\n\
+                  for row in found.fetchall(): print(*row)";
     let output = Command::new(home.join("bin/python"))
-        .args(["-c", script, &query])
-        .current_dir(archive)
+        .args(["-c", script])
+        .args(statements)
+        .current_dir(folder)
         .kill_on_drop(true)
         .output()
         .await
@@ -39,6 +39,14 @@ async fn count(test: &str, archive: &Path) -> Option<Vec<String>> {
     assert!(output.status.success(), "{output:?}");
     let counted = String::from_utf8(output.stdout).unwrap();
     Some(counted.lines().map(str::to_owned).collect())
+}
+
+/// Runs the documented query over an archive below a folder.
+async fn count(test: &str, archive: &Path) -> Option<Vec<String>> {
+    let place = archive.display().to_string();
+    let query = documented().replace("s3://audit/tracker", &place);
+    assert!(query.contains(&place), "{query}");
+    run(test, archive, &[&query]).await
 }
 
 #[tokio::test]
@@ -67,4 +75,22 @@ async fn duckdb_reads_late_events_once() {
         counted,
         days.map(|(day, events)| format!("2018-06-{day} {events}"))
     );
+}
+
+#[tokio::test]
+async fn the_printed_view_reads_the_archive_of_a_folder_with_an_odd_name() {
+    let fixture = ArchiveFixture::shared().await;
+    let copy = fixture.copy();
+    let odd = copy.path().join("it's [a] *?");
+    fs::rename(copy.path().join("t"), &odd).unwrap();
+    let arguments = ["ddl", "--for", "duckdb", "--table", "the \"events\"", text(&odd)];
+    let view = fixture.program(&arguments, &[]).await.expect_exit(0).out;
+    let count =
+        "SELECT date, count(*) FROM \"the \"\"events\"\"\" WHERE scope = 'space' GROUP BY date ORDER BY date";
+    let test = "the_printed_view_reads_the_archive_of_a_folder_with_an_odd_name";
+    let Some(counted) = run(test, copy.path(), &[&view, count]).await else {
+        return;
+    };
+    let days = ["01", "04", "05", "06", "07"];
+    assert_eq!(counted, days.map(|day| format!("2018-06-{day} 240")));
 }

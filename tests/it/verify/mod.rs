@@ -1,6 +1,7 @@
 //! The archive of a real export with every relevant damage: `verify` reports the damage, and nothing else.
 
 mod bucket;
+mod cat;
 pub(crate) mod damage;
 mod duckdb;
 pub(crate) mod fixture;
