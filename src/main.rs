@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Cluster(command) => cli::block_on(cluster::run(command)),
         Command::Simulate(args) => cli::block_on(cli::simulate(args)),
         Command::Completions(args) => cli::exit_code(shell::completions(&args)),
+        Command::Version => cli::print_version(),
         Command::Man(args) => cli::exit_code(shell::man(&args)),
     }
 }

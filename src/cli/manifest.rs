@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use serde_json::Value;
 
-use crate::api::{self, EventExportSpec, sanitize};
+use crate::api::{self, EventExportSpec, SettingNames, sanitize};
+use crate::egress::HostPolicy;
 
 /// Prefix of the `apiVersion` of our kinds.
 const GROUP: &str = "eventexport.io/";
@@ -37,6 +38,10 @@ pub struct ResourceManifest {
     pub secrets: BTreeMap<ObjectName, SecretData>,
     /// Objects of other kinds, which the command line ignores.
     pub skipped: Vec<String>,
+    /// Names of settings in errors, if flags and variables take the place of a manifest.
+    pub setting_names: SettingNames,
+    /// Hosts that may receive the credentials of the source; `None`: any host that the manifest names.
+    pub hosts: Option<HostPolicy>,
 }
 
 /// Problem of a manifest.

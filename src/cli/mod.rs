@@ -14,6 +14,7 @@ pub mod documents;
 pub mod download;
 pub mod exit;
 pub mod health;
+pub mod hints;
 pub mod human;
 pub mod inspect;
 pub mod job;
@@ -95,6 +96,9 @@ pub enum Command {
     Simulate(crate::simulator::SimulateArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
+    /// Print the version, the commit of a release, and the platform.
+    #[command(after_help = VERSION_EXAMPLES)]
+    Version,
 }
 
 const EXAMPLES: &str = "\
@@ -114,6 +118,10 @@ Examples:
 Environment: EVENTEXPORT_LOG sets the log filter, for example info,eventexport::export=debug.
 NO_COLOR disables colors. HTTPS_PROXY and NO_PROXY are honored.
 Secrets are never arguments: pass them in the environment or in files (docs/cli.md).";
+
+const VERSION_EXAMPLES: &str = "\
+Examples:
+  eventexport version";
 
 const CRD_EXAMPLES: &str = "\
 Examples:
@@ -149,6 +157,18 @@ pub fn exit_code(result: Result<Exit, CliError>) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => report_error(&error),
     }
+}
+
+/// `eventexport version`: prints the version and the platform.
+pub fn print_version() -> ExitCode {
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    let platform = if os == "linux" {
+        format!("{arch}-{os}-{libc}")
+    } else {
+        format!("{arch}-{os}")
+    };
+    exit_code(output::write_stdout(&format!("eventexport {VERSION} {platform}\n")).map(|()| Exit::Done))
 }
 
 /// `eventexport crd`: prints the `CustomResourceDefinition`.

@@ -1,7 +1,6 @@
 //! `eventexport plan`: shows the actions of a run without opening a session. Reads the destination only; the decisions
 //! are in [`planner`](super::planner), without I/O.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use serde_json::{Value, json};
 use super::exit::{CliError, Exit};
 use super::human;
 use super::job::{self, RunOptions};
-use super::load;
 use super::manifest::{ExportResource, ResourceManifest};
 use super::output::{OutputFormat, write_stdout};
 use super::planner::{DestinationListing, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan};
@@ -19,6 +17,7 @@ use super::progress::events;
 use super::run_summary;
 use super::settings;
 use super::settings::archive::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
+use super::settings::export::{ExportArgs, LoadedExports, SourceCredentials};
 use crate::api::SettingNames;
 use crate::archive::coverage::WindowState;
 use crate::archive::layout::ArchiveRoot;
@@ -44,10 +43,7 @@ const RANGES_SHOWN: usize = 12;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PlanArgs {
-    /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
-    /// List this location instead of the bucket of the manifest: a directory, or `s3://bucket/prefix`
+    /// Destination: a directory, or `s3://bucket/prefix`. With -f: instead of the bucket of the manifest
     #[arg(long, alias = "to", value_name = ARCHIVE_VALUE, value_parser = ArchiveLocation::parser())]
     pub archive: Option<ArchiveLocation>,
     /// Do not list the destination; plan as if nothing were stored
@@ -61,6 +57,9 @@ pub struct PlanArgs {
     pub output: OutputFormat,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub export: ExportArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub s3: S3Args,
 }
 
@@ -68,16 +67,21 @@ const EXAMPLES: &str = "\
 Examples:
   The windows, sessions and requests of a run:
     eventexport plan -f audit.yaml
+  Of an export without a manifest:
+    eventexport plan --region us-south --space ID --start 2018-06-01 --archive s3://audit/tracker
   As JSON, with every window, without listing the bucket:
     eventexport plan -f audit.yaml --offline --output json";
 
 /// Prints the plan.
 pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
-    let manifest = load::manifest(&args.files)?;
+    let loaded = args
+        .export
+        .load(args.archive.as_ref(), &args.s3, SourceCredentials::Unused)?;
+    let LoadedExports { manifest, archive } = loaded;
     let (mut objects, mut blocked) = (Vec::new(), false);
     for resource in &manifest.exports {
         let options = RunOptions {
-            archive: args.archive.as_ref().map(|location| DestinationOverride {
+            archive: archive.as_ref().map(|location| DestinationOverride {
                 location,
                 s3: &args.s3,
                 context: None,
@@ -90,13 +94,12 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
         let adjusted = job::apply_options(resource, &options, None);
         let process_context = job::process_context(&adjusted, "plan", &TokenCache::new(), &options);
         let export = job::export_spec(&adjusted, &process_context, &options, false)?;
-        let destination = args
-            .archive
+        let destination = archive
             .as_ref()
             .map_or_else(|| bucket_url(&adjusted), ArchiveLocation::store_name);
         let listing = if args.offline {
             DestinationListing::Unavailable("--offline was given".to_owned())
-        } else if is_missing_directory(args.archive.as_ref()) {
+        } else if is_missing_directory(archive.as_ref()) {
             DestinationListing::Listed(Box::default())
         } else {
             match open(&adjusted, &manifest, &options).await {

@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use super::Cli;
 use super::exit::Exit;
+use super::hints::add_hint;
 use super::output::write_stdout;
 
 /// Name of the program.
@@ -45,7 +46,13 @@ pub fn parse_args() -> Cli {
         std::process::exit(exit.code().into());
     }
     let mut definition = command(name == PLUGIN.0);
-    let matches = definition.get_matches_mut();
+    let first = typed.get(1).map(|word| word.to_string_lossy().into_owned());
+    let matches = definition
+        .try_get_matches_from_mut(typed)
+        .unwrap_or_else(|mut error| {
+            add_hint(&mut error, first.as_deref().unwrap_or_default());
+            error.exit()
+        });
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut definition).exit())
 }
 

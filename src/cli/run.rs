@@ -12,17 +12,18 @@ use tokio::sync::watch;
 
 use super::exit::{CliError, Exit};
 use super::job::{self, PreparedExport, RunOptions};
+use super::logs;
 use super::operator::duration;
 use super::outcome::{self, ExportOutcome};
-use super::output::OutputFormat;
+use super::output::{OutputFormat, write_stdout};
 use super::progress::{ProgressMode, RunProgress};
 use super::run_summary::{self, ExportResult};
 use super::settings::archive::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
+use super::settings::export::{ExportArgs, LoadedExports, SourceCredentials};
 use super::simulation::Simulation;
 use super::state::Holder;
 use super::stop::{self, ShutdownSignals};
 use super::summary_text;
-use super::{load, logs};
 use crate::archive::manifest::Head;
 use crate::export::engine::{Engine, Limits, RunControl};
 use crate::export::manifest::head::HeadRecord;
@@ -40,22 +41,23 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Run the exports of a manifest once, without a cluster.
 ///
-/// Reads the same file as `kubectl apply`. Windows that are already stored are not downloaded again: to resume
+/// Reads the same file as `kubectl apply`. With --start instead of -f, exports the space of the flags, the environment or the
+/// context (docs/cli.md) to --archive. Windows that are already stored are not downloaded again: to resume
 /// after a failure or an interruption, run the same command again. Exit code 0: everything due is stored and
 /// proved, and no session is left; 1: something is missing or not finished; 2: the arguments or the manifest are
 /// invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
-    /// Manifest with `EventExport` resources and their Secrets, YAML or JSON; `-` reads standard input; may be repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
-    /// Store here instead of in the bucket of the manifest, under the same keys: a directory, or `s3://bucket/prefix`
+    /// Destination: a directory, or `s3://bucket/prefix`. With -f: instead of the bucket of the manifest, under the same keys
     #[arg(long, alias = "to", value_name = ARCHIVE_VALUE, value_parser = ArchiveLocation::parser())]
     pub archive: Option<ArchiveLocation>,
     /// Use a bundled fake Activity Tracker instead of the source of the manifest
     #[arg(long, requires = "archive")]
     pub simulate: bool,
+    /// Print the manifest that --start and the other flags stand for, with placeholders for secrets, and export nothing
+    #[arg(long, requires = "start", conflicts_with = "simulate")]
+    pub print_manifest: bool,
     /// Output format: text for people, json for programs (one object per line on standard output)
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
@@ -96,6 +98,9 @@ pub struct RunArgs {
     pub head: Option<Head>,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub export: ExportArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub s3: S3Args,
 }
 
@@ -103,6 +108,8 @@ const EXAMPLES: &str = "\
 Examples:
   Try it without a service, bucket or cluster:
     eventexport run -f examples/quickstart.yaml --simulate --archive ./export
+  Export a month without a manifest; prompts for the API key if no variable or context has it:
+    eventexport run --region us-south --space ID --start 2018-06-01 --end 2018-06-30 --archive s3://audit/tracker
   Export to the bucket of the manifest, with the API key from the environment:
     EVENTEXPORT_API_KEY=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… eventexport run -f audit.yaml
   The same, with JSON output:
@@ -127,13 +134,29 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
     let screen = MultiProgress::new();
     logs::start(&screen, args.verbosity)?;
     let mode = ProgressMode::detect(args.output == OutputFormat::Json, args.quiet);
-    let manifest = load::manifest(&args.files)?;
+    if args.print_manifest {
+        let text = args.export.manifest_text(args.archive.as_ref(), &args.s3)?;
+        return write_stdout(&text).map(|()| Exit::Done);
+    }
+    let credentials = if args.simulate {
+        SourceCredentials::Unused
+    } else {
+        SourceCredentials::Required
+    };
+    let exports = args.export.load(args.archive.as_ref(), &args.s3, credentials)?;
+    let run_source = RunSource {
+        files: &args.export.files,
+        s3: &args.s3,
+        simulated: args.simulate,
+    };
+    let verify = verify_command(&exports, run_source).filter(|_| args.shard == Shard::SINGLE);
+    let LoadedExports { manifest, archive } = exports;
     let holder = Holder::open(args.holder.as_deref(), args.state_dir.as_deref(), args.shard)
         .map_err(|error| CliError::usage(error.to_string()))?;
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let simulation = start_simulation(&args, &manifest.exports).await?;
     let options = RunOptions {
-        archive: args.archive.as_ref().map(|location| DestinationOverride {
+        archive: archive.as_ref().map(|location| DestinationOverride {
             location,
             s3: &args.s3,
             context: None,
@@ -258,9 +281,7 @@ impl ManifestRun<'_> {
     async fn announce_stop(&self) {
         self.stop.graceful.cancelled().await;
         self.with_progress(|progress| {
-            progress.println(
-                "Stopping: aborting transfers and deleting sessions. Press Ctrl-C again to exit immediately.",
-            );
+            progress.println("Stopping: aborting transfers and deleting sessions. Press Ctrl-C again to exit immediately.");
         });
         std::future::pending::<()>().await;
     }

@@ -6,6 +6,7 @@ mod archives;
 mod contexts;
 mod environment;
 mod fixture;
+mod flags;
 mod locations;
 mod sessions;
 mod shells;

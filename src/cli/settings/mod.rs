@@ -5,12 +5,14 @@
 //! (`-f`) takes the place of the context: of the flags only `--archive` and its connection replace its fields, and its
 //! Secrets may be in variables ([`secrets`]). Each value knows its layer, and errors name that.
 //!
-//! [`source`] and [`archive`] resolve the two peers. There is one way from there to a client: that of
+//! [`source`] and [`archive`] resolve the two peers, and [`export`] makes an `EventExport` of both for a command without a
+//! manifest. There is one way from there to a client: that of
 //! [`crate::export::connect`], which the operator uses too.
 
 pub mod archive;
 pub mod context;
 pub mod environment;
+pub mod export;
 pub mod layers;
 pub mod secrets;
 pub mod source;
@@ -66,11 +68,13 @@ impl ExportSettings {
                     &resource.spec.source,
                     Simulation::secrets(),
                     SettingNames::default(),
+                    None,
                 ),
                 None => ResolvedSource::new(
                     &resource.spec.source,
                     resolved.secrets.clone(),
                     resolved.setting_names.clone(),
+                    manifest.hosts.as_ref(),
                 ),
             },
             signing: connect::signing(&resource.spec, &resolved.secrets),
@@ -110,6 +114,7 @@ pub fn source_of(resource: &ExportResource, manifest: &ResourceManifest) -> Resu
         &resource.spec.source,
         resolved.secrets,
         resolved.setting_names,
+        manifest.hosts.as_ref(),
     ))
 }
 

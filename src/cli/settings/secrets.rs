@@ -110,7 +110,7 @@ static SIGNING_KEYS: [SecretKey<'static>; 2] = [
 pub struct ResolvedSecrets {
     /// The Secrets by name.
     pub secrets: Secrets,
-    /// Settings whose values came from the environment, by variable.
+    /// Names of the settings whose values are not in the manifest.
     pub setting_names: SettingNames,
 }
 
@@ -151,7 +151,10 @@ pub fn of_resource(
     purposes: &[SecretPurpose],
     lookup: EnvLookup<'_>,
 ) -> Result<ResolvedSecrets, CliError> {
-    let mut resolved = ResolvedSecrets::default();
+    let mut resolved = ResolvedSecrets {
+        setting_names: manifest.setting_names.clone(),
+        ..ResolvedSecrets::default()
+    };
     let mut errors = Vec::new();
     for required in required_secrets(resource)
         .iter()
@@ -229,6 +232,12 @@ pub fn bucket_credentials(lookup: EnvLookup<'_>) -> Result<Option<FoundSecret>, 
         found.validate(Setting::BucketCredentials)?;
     }
     Ok(found)
+}
+
+/// Returns placeholders for the values of a Secret. No command sends them anywhere: white space makes them invalid.
+pub fn placeholders(data: &SecretKeys) -> BTreeMap<&str, String> {
+    let placeholder = |key: &String| format!("replace with the {key}");
+    data.keys().map(|key| (key.as_str(), placeholder(key))).collect()
 }
 
 /// Prompts on the terminal without echo. Returns `None` unless standard error and standard input are terminals.

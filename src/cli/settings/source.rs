@@ -71,8 +71,8 @@ pub struct ResolvedSource {
     pub source: Source,
     /// Names of the settings in errors.
     pub names: SettingNames,
-    secrets: Secrets,
-    hosts: HostPolicy,
+    pub(super) secrets: Secrets,
+    pub(super) hosts: HostPolicy,
 }
 
 /// Source, space and scope of a command without a manifest, before its secrets are read.
@@ -190,7 +190,7 @@ impl SourceSettings {
     }
 
     /// Reads the secrets. Returns the source, and the user of a password.
-    fn with_secrets(
+    pub(super) fn with_secrets(
         self,
         layers: &Layers<'_>,
         prompt: SecretPrompt<'_>,
@@ -218,13 +218,13 @@ impl SourceSettings {
 }
 
 impl ResolvedSource {
-    /// Creates the source of a manifest.
-    pub fn new(source: &Source, secrets: Secrets, names: SettingNames) -> Self {
+    /// Creates the source of a manifest. `hosts`: where its credentials may go; `None`: to any host that the manifest names.
+    pub fn new(source: &Source, secrets: Secrets, names: SettingNames, hosts: Option<&HostPolicy>) -> Self {
         Self {
             source: source.clone(),
             names,
             secrets,
-            hosts: HostPolicy::any(),
+            hosts: hosts.cloned().unwrap_or_else(HostPolicy::any),
         }
     }
 

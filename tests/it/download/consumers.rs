@@ -28,6 +28,7 @@ async fn run(service: &PipeFixture, line: &str, target: &str) -> CommandOutput {
     command
         .args(["-c", line])
         .env("PATH", format!("{folder}:{path}"))
+        .env("ARCHIVE", service.folder.path().join("archive"))
         .env("ES", target);
     wait_output(command.spawn().unwrap()).await
 }
@@ -58,6 +59,13 @@ async fn elasticsearch_indexes_each_event_once() {
             "as many as were downloaded, also after the second time"
         );
     }
+    // The archive of the same days has the same events.
+    let export = "eventexport run --start 2018-06-25 --end 2018-06-27 --archive $ARCHIVE";
+    run(&service, export, &target).await.expect_exit(0);
+    let from_archive = documented("elasticsearch from an archive");
+    run(&service, &from_archive, &target).await.expect_exit(0);
+    let counted = run(&service, &documented("elasticsearch count"), &target).await;
+    assert_eq!(counted.expect_exit(0).out.trim(), "18000");
     let by_day = "curl -s -H 'Content-Type: application/json' $ES/_search?size=0 -d \
                   '{\"aggs\":{\"day\":{\"date_histogram\":{\"field\":\"payload.eventTime\",\"calendar_interval\":\"day\"}}}}'";
     let found: Value =
