@@ -1,4 +1,6 @@
-//! Formats numbers for text output: bytes in binary units, counts with thousands separators. No I/O.
+//! Formats numbers and times for text output: bytes in binary units, counts with thousands separators. No I/O.
+
+use jiff::{Timestamp, Unit};
 
 /// Formats a size as `1.5 MiB`, as the CLI page of the service does.
 pub fn bytes(count: u64) -> String {
@@ -38,9 +40,26 @@ pub fn plural(number: u64, word: &str) -> String {
     format!("{} {word}{plural}", count(number))
 }
 
+/// Formats a time to the second.
+pub fn time(at: Timestamp) -> String {
+    at.round(Unit::Second).unwrap_or(at).to_string()
+}
+
+/// Formats a time to the minute, where space is scarce.
+pub fn short_time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%MZ").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_no_fractions() {
+        let at: Timestamp = "2018-06-28T12:50:36.012383445Z".parse().unwrap();
+        assert_eq!(time(at), "2018-06-28T12:50:36Z");
+        assert_eq!(short_time(at), "2018-06-28T12:50Z");
+    }
 
     #[test]
     fn numbers_are_formatted_for_people() {

@@ -255,7 +255,7 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
             format!(
                 "{} stored {}, {} after its end",
                 late.window,
-                late.stored_at,
+                human::time(late.stored_at),
                 human::plural(late.days.unsigned_abs(), "day")
             )
         });

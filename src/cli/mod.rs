@@ -43,6 +43,7 @@ pub mod summary_text;
 pub mod table;
 pub mod totals;
 pub mod verify;
+pub mod verify_command;
 pub mod verify_text;
 
 use self::output::write_stderr;

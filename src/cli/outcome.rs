@@ -405,6 +405,7 @@ pub(crate) mod tests {
             message: "why".to_owned(),
             window,
             class,
+            next_try: None,
             retry_at: None,
         }
     }

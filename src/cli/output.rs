@@ -16,9 +16,11 @@ use super::progress::events;
 /// Output format of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OutputFormat {
-    /// For people.
+    /// For people, at most 80 columns.
     #[default]
     Text,
+    /// For people, with all columns.
+    Wide,
     /// For programs.
     Json,
 }
@@ -26,7 +28,7 @@ pub enum OutputFormat {
 /// Output options, shared by the commands.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {
-    /// Output format: text for people, json for programs
+    /// Output format: text for people, wide with all columns, json for programs
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
     /// Print only results and errors
@@ -38,6 +40,11 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// True for text output with all columns.
+    pub const fn is_wide(&self) -> bool {
+        matches!(self.output, OutputFormat::Wide)
+    }
+
     /// True for JSON output.
     pub const fn is_json(&self) -> bool {
         matches!(self.output, OutputFormat::Json)
@@ -115,9 +122,15 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// True if standard output is a terminal and `NO_COLOR` is not set (no-color.org).
+/// True if standard output is a terminal that has colors, and `NO_COLOR` is not set (no-color.org).
 pub fn use_color() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && can_draw() && !no_color
+}
+
+/// True if the terminal, if there is one, understands control sequences.
+pub fn can_draw() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Returns a path with `~` for the home directory.

@@ -112,7 +112,7 @@ pub async fn run(args: PlanArgs) -> Result<Exit, CliError> {
         blocked |=
             unlisted || plan.needs_manual_action() || listing.warning(&export).is_some() && !args.offline;
         match args.output {
-            OutputFormat::Text => {
+            OutputFormat::Text | OutputFormat::Wide => {
                 write_stdout(&render_text(&export, &destination, &listing, &plan))?;
             }
             OutputFormat::Json => objects.push(plan_json(&export, &destination, &listing, &plan)),

@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(names(&["ses"]), ["session", ":4"]);
         assert_eq!(names(&["session", "cr"]), ["create", ":4"]);
         assert_eq!(names(&["session", "create", "--ho"]), ["--hour", ":4"]);
-        assert_eq!(names(&["status", "--output", ""]), ["text", "json", ":4"]);
+        assert_eq!(names(&["status", "--output", ""]), ["text", "wide", "json", ":4"]);
         assert_eq!(names(&["run", "-f", ""]), [":0"]);
         assert_eq!(names(&["completions", "z"]), ["zsh", ":4"]);
     }

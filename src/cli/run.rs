@@ -24,6 +24,7 @@ use super::simulation::Simulation;
 use super::state::Holder;
 use super::stop::{self, ShutdownSignals};
 use super::summary_text;
+use super::verify_command::{RunSource, verify_command};
 use crate::archive::manifest::Head;
 use crate::export::engine::{Engine, Limits, RunControl};
 use crate::export::manifest::head::HeadRecord;
@@ -58,7 +59,7 @@ pub struct RunArgs {
     /// Print the manifest that --start and the other flags stand for, with placeholders for secrets, and export nothing
     #[arg(long, requires = "start", conflicts_with = "simulate")]
     pub print_manifest: bool,
-    /// Output format: text for people, json for programs (one object per line on standard output)
+    /// Output format: text for people, wide with all columns, json for programs (one object per line on standard output)
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
     /// Print only what is missing and what to do about it
@@ -204,6 +205,8 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         stopped: stop.graceful.is_cancelled(),
         immediate: stop.immediate.is_cancelled(),
         mode,
+        wide: args.output == OutputFormat::Wide,
+        verify,
     });
     if let Some(simulation) = simulation {
         simulation.stop().await;
@@ -281,7 +284,7 @@ impl ManifestRun<'_> {
     async fn announce_stop(&self) {
         self.stop.graceful.cancelled().await;
         self.with_progress(|progress| {
-            progress.println("Stopping: aborting transfers and deleting sessions. Press Ctrl-C again to exit immediately.");
+            progress.println("Stopping: deleting sessions. Press Ctrl-C again to exit immediately.");
         });
         std::future::pending::<()>().await;
     }

@@ -2,18 +2,18 @@
 //! what is missing, to standard error.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 
+use console::Term;
 use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::job::PreparedExport;
 use super::outcome::{ExportOutcome, WindowOutcome};
-use super::output::{write_stderr, write_stdout};
+use super::output::{use_color, write_stderr, write_stdout};
 use super::progress::{ProgressMode, events};
 use super::simulation::Simulation;
 use super::summary_text::{self, SessionCount};
-use super::table;
+use super::table::{self, TableStyle};
 use super::totals::ExportTotals;
 use crate::api::Reason;
 use crate::export::failure::{Problem, RetryClass};
@@ -47,6 +47,10 @@ pub struct RunSummary<'a> {
     pub immediate: bool,
     /// Selects text or JSON.
     pub mode: ProgressMode,
+    /// True for tables with all columns.
+    pub wide: bool,
+    /// Command that verifies the archive, without the head of its chain; `None`: there is no one command.
+    pub verify: Option<String>,
 }
 
 /// Prints the summary and returns the exit status.
@@ -91,6 +95,7 @@ pub fn not_started(message: &str) -> Snapshot {
         message: message.to_owned(),
         window: None,
         class: RetryClass::Wait(None),
+        next_try: None,
         retry_at: None,
     };
     Snapshot {
@@ -108,8 +113,11 @@ pub fn shard_suffix(export: &ExportSpec) -> String {
 }
 
 fn print_text(summary: &RunSummary<'_>) -> Result<(), CliError> {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let color = std::io::stdout().is_terminal() && !no_color;
+    let style = TableStyle {
+        color: use_color(),
+        wide: summary.wide,
+        width: Term::stdout().size_checked().map(|(_, columns)| columns),
+    };
     let mut text = String::new();
     for (result, job) in summary.results.iter().zip(summary.jobs) {
         let ExportResult { outcome, left } = result;
@@ -124,7 +132,7 @@ fn print_text(summary: &RunSummary<'_>) -> Result<(), CliError> {
             export.root.as_str()
         );
         if outcome.observed {
-            text.push_str(&table::render(outcome, color));
+            text.push_str(&table::render(outcome, style));
             text.push('\n');
             text.push_str(&summary_text::stored_text(outcome, export.hour.is_some()));
             if !export.shard.is_single() {
@@ -137,6 +145,10 @@ fn print_text(summary: &RunSummary<'_>) -> Result<(), CliError> {
         if let Some(head) = &outcome.head {
             text.push_str(&summary_text::head(head));
             text.push('\n');
+            if let Some(command) = summary.verify.as_ref().filter(|_| outcome.exit() == Exit::Done) {
+                text.push_str(&summary_text::verify(command, head));
+                text.push('\n');
+            }
         }
         for line in left {
             text.push_str(line);

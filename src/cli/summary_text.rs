@@ -102,6 +102,11 @@ pub fn head(head: &Head) -> String {
     format!("Newest manifest{signed}: {head}")
 }
 
+/// States how to verify the archive, and that its chain still has the newest manifest.
+pub fn verify(command: &str, head: &Head) -> String {
+    format!("Verify it:\n  {command} \\\n    --head {head}")
+}
+
 /// Lines about what is left, with remedies; empty if nothing is.
 pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
     let mut lines = Vec::new();
@@ -138,7 +143,7 @@ pub fn remaining_work(outcome: &ExportOutcome, stopped: bool) -> Vec<String> {
         lines.push(open_sessions(&outcome.sessions));
     }
     if let Some(at) = outcome.rerun_at {
-        lines.push(format!("Run the same command again after {at}."));
+        lines.push(format!("Run the same command again after {}.", human::time(at)));
     } else if stopped && (outcome.totals.missing > 0 || !outcome.observed) {
         lines.push("Stopped. Run the same command again to resume.".to_owned());
     } else if outcome.totals.missing > 0 && outcome.totals.missing > outcome.totals.expired {
@@ -280,6 +285,7 @@ mod tests {
                 message: "xxx@ibm.com lacks the developer role".to_owned(),
                 window: None,
                 class: RetryClass::Manual,
+                next_try: None,
                 retry_at: None,
             }],
             ..given::snapshot(vec![(Window::day(date(2018, 6, 1)), given::facts(3, true))])

@@ -3,7 +3,7 @@
 use std::mem::{Discriminant, discriminant};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell, CellAlignment, Color, Table};
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table};
 
 use super::human;
 use super::outcome::{ExportOutcome, StoredFacts, WindowOutcome, WindowRow};
@@ -20,13 +20,39 @@ const OTHERS_SHOWN: usize = 40;
 /// Number of characters of a SHA-256 to show; the receipt has all 64.
 const SHA_SHOWN: usize = 12;
 
-/// Returns the table of an outcome, with ANSI colors if `color` is set.
-pub fn render(outcome: &ExportOutcome, color: bool) -> String {
+/// Appearance of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableStyle {
+    /// True for ANSI colors.
+    pub color: bool,
+    /// True to show the beginning of the SHA-256.
+    pub wide: bool,
+    /// Width of the terminal, which the last column is wrapped to; `None`: no limit.
+    pub width: Option<u16>,
+}
+
+/// Index of the column with the SHA-256.
+const SHA_COLUMN: usize = 5;
+
+/// Returns the table of an outcome.
+pub fn render(outcome: &ExportOutcome, style: TableStyle) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header([
         "DATE", "EVENTS", "REPORTED", "BYTES", "VERDICT", "SHA-256", "STATE",
     ]);
+    if let Some(width) = style.width {
+        table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
+    }
+    for (number, column) in table.column_iter_mut().enumerate().take(SHA_COLUMN + 1) {
+        column.set_constraint(if number < SHA_COLUMN || style.wide {
+            ColumnConstraint::ContentWidth
+        } else {
+            ColumnConstraint::Hidden
+        });
+    }
     for column in 1..=3 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -36,14 +62,14 @@ pub fn render(outcome: &ExportOutcome, color: bool) -> String {
     for (row, shown) in outcome.rows.iter().zip(visible_rows(&outcome.rows)) {
         if shown {
             hidden.flush(&mut table);
-            table.add_row(row_cells(row, color));
+            table.add_row(row_cells(row, style.color));
         } else {
             hidden.add(row, &mut table);
         }
     }
     hidden.flush(&mut table);
     table.add_row(totals_row(outcome));
-    if color {
+    if style.color {
         table.enforce_styling();
     } else {
         table.force_no_tty();
@@ -226,9 +252,15 @@ mod tests {
             message: "m".to_owned(),
             window: Some(day(3)),
             class: RetryClass::Manual,
+            next_try: None,
             retry_at: None,
         });
-        let text = render(&outcome::evaluate(&given::export(3), &snapshot, later()), false);
+        let outcome = outcome::evaluate(&given::export(3), &snapshot, later());
+        let wide = TableStyle {
+            wide: true,
+            ..TableStyle::default()
+        };
+        let text = render(&outcome, wide);
         for expected in [
             "│ 2018-06-01 ┆  1,224 ┆    1,224 ┆ 12.0 KiB ┆ Matched ┆ abababababab ┆ stored now",
             "│ 2018-06-02 ┆      0 ┆        0 ┆      0 B ┆ Empty   ┆ -            ┆ already stored",
@@ -239,6 +271,36 @@ mod tests {
             assert!(text.contains(&expected), "{expected} is not in:\n{text}");
         }
         assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn hours_with_long_states_fit_80_columns() {
+        let mut facts = given::facts(123_456_789, true);
+        facts.bytes = 1023 << 30;
+        let mut export = given::export(2);
+        export.hour = Some(7);
+        let hour = |day| Window::hour(date(2018, 6, day), 7).unwrap();
+        let mut snapshot = given::snapshot(vec![(hour(1), facts)]);
+        snapshot.problems.push(Problem {
+            reason: Reason::ConditionalWritesUnsupported,
+            message: "m".to_owned(),
+            window: Some(hour(2)),
+            class: RetryClass::Manual,
+            next_try: None,
+            retry_at: None,
+        });
+        let outcome = outcome::evaluate(&export, &snapshot, later());
+        let style = TableStyle {
+            width: Some(80),
+            ..TableStyle::default()
+        };
+        let text = render(&outcome, style);
+        let widths = text.lines().map(console::measure_text_width);
+        assert!(widths.max().unwrap() <= 80, "{text}");
+        assert!(
+            text.contains("2018-06-01T07 ┆ 123,456,789 ┆") && !text.contains("SHA-256"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -254,10 +316,8 @@ mod tests {
         let mut export = given::export(1);
         export.start = date(2018, 1, 1);
         export.end = Some(next.yesterday().unwrap());
-        let text = render(
-            &outcome::evaluate(&export, &given::snapshot(windows), later()),
-            false,
-        );
+        let outcome = outcome::evaluate(&export, &given::snapshot(windows), later());
+        let text = render(&outcome, TableStyle::default());
         assert!(text.lines().count() < 30, "{text}");
         for expected in [
             "2018-01-10",

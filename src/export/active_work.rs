@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::watch;
 
 use super::attempt::Leftover;
-use super::snapshot::TransferFacts;
+use super::snapshot::{TransferFacts, TransferPhase};
 use super::task_events::TaskEvent;
 use crate::archive::layout::AttemptId;
 use crate::archive::window::Window;
@@ -131,14 +131,28 @@ impl ActiveWork {
         !self.transfers.is_empty()
     }
 
-    /// Returns the downloads in progress.
+    /// Returns the windows that attempts work on.
     pub(super) fn transfers(&self) -> Vec<TransferFacts> {
-        let facts = |(window, transfer): (&Window, &RunningTransfer)| TransferFacts {
-            window: *window,
-            bytes: *transfer.bytes.borrow(),
-            announced: transfer.announced,
+        let windows: BTreeSet<Window> = self.attempts.iter().map(|id| id.window).collect();
+        let facts = |window: Window| match self.transfers.get(&window) {
+            None => TransferFacts {
+                window,
+                phase: TransferPhase::Opening,
+                bytes: 0,
+                announced: None,
+            },
+            Some(RunningTransfer { announced, bytes }) => TransferFacts {
+                window,
+                // The download drops its end of the channel after the last byte.
+                phase: match bytes.has_changed() {
+                    Ok(_) => TransferPhase::Downloading,
+                    Err(_) => TransferPhase::Storing,
+                },
+                bytes: *bytes.borrow(),
+                announced: *announced,
+            },
         };
-        self.transfers.iter().map(facts).collect()
+        windows.into_iter().map(facts).collect()
     }
 }
 
@@ -196,9 +210,17 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_shows_its_latest_bytes_until_its_task_ends() {
+    fn a_transfer_shows_its_phase_and_latest_bytes_until_its_task_ends() {
         let id = attempt(1);
         let mut work = ActiveWork::default();
+        let shown = |work: &ActiveWork| -> Vec<(TransferPhase, u64)> {
+            let transfers = work.transfers().into_iter();
+            transfers
+                .map(|transfer| (transfer.phase, transfer.bytes))
+                .collect()
+        };
+        work.apply(TaskEvent::AttemptStarted(id));
+        assert_eq!(shown(&work), [(TransferPhase::Opening, 0)]);
         let (bytes, received) = watch::channel(0);
         work.apply(TaskEvent::TransferStarted {
             window: id.window,
@@ -206,10 +228,12 @@ mod tests {
             bytes: received,
         });
         bytes.send_replace(7);
-        let shown: Vec<u64> = work.transfers().iter().map(|transfer| transfer.bytes).collect();
-        assert_eq!((shown, work.is_transferring()), (vec![7], true));
+        assert_eq!(shown(&work), [(TransferPhase::Downloading, 7)]);
+        drop(bytes);
+        assert_eq!(shown(&work), [(TransferPhase::Storing, 7)]);
+        assert!(work.is_transferring());
         work.end_attempt(id.window, None);
-        assert!(!work.is_transferring());
+        assert!(!work.is_transferring() && shown(&work).is_empty());
     }
 
     #[test]

@@ -746,6 +746,7 @@ impl<'a> DecisionBuilder<'a> {
                 message,
                 window: None,
                 class: RetryClass::Manual,
+                next_try: None,
                 retry_at: None,
             });
         }
@@ -971,8 +972,14 @@ impl<'a> DecisionBuilder<'a> {
             && entry.is_backing_off(self.observation.now);
         let retry_at = waits.then_some(entry.retry_at);
         self.retry_pending |= retry_at.is_some();
-        let window = window.filter(|_| scope == FailureScope::Window);
-        self.add_problem(reason, message, window, class, retry_at);
+        self.decision.problems.push(Problem {
+            reason,
+            message,
+            window: window.filter(|_| scope == FailureScope::Window),
+            class,
+            next_try: retry_at.and_then(|_| entry.next_try(self.observation.export.retry_policy)),
+            retry_at,
+        });
     }
 
     fn add_problem(
@@ -988,6 +995,7 @@ impl<'a> DecisionBuilder<'a> {
             message,
             window,
             class,
+            next_try: None,
             retry_at,
         });
     }

@@ -72,6 +72,8 @@ pub struct Problem {
     pub window: Option<Window>,
     /// How it is retried.
     pub class: RetryClass,
+    /// Number of the next try, and the number of tries before the run gives up; `None`: not counted, or no next try.
+    pub next_try: Option<(u32, u32)>,
     /// Time of the next try.
     pub retry_at: Option<Timestamp>,
 }

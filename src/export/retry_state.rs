@@ -241,6 +241,16 @@ impl RetryEntry {
             (RetryPolicy::MaxAttempts(max), RetryClass::Retry(_)) => self.failure_count >= max,
         }
     }
+
+    /// Returns the number of the next try, and the number of tries before the run gives up; `None`: they are not counted.
+    pub const fn next_try(&self, retry_policy: RetryPolicy) -> Option<(u32, u32)> {
+        match (retry_policy, self.failure.class) {
+            (RetryPolicy::MaxAttempts(max), RetryClass::Retry(_)) if self.failure_count < max => {
+                Some((self.failure_count + 1, max))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Returns true if the export waits for the service to open a session.

@@ -402,6 +402,7 @@ impl ExportRun {
             message,
             window: None,
             class,
+            next_try: export_backoff.next_try(retry_policy),
             retry_at,
         }];
         RunDecision {
@@ -1191,6 +1192,7 @@ impl ExportRun {
                 message,
                 window: None,
                 class: RetryClass::Wait(None),
+                next_try: None,
                 retry_at: None,
             });
         }

@@ -67,7 +67,7 @@ pub struct Snapshot {
     pub next_run_at: Option<Timestamp>,
     /// Windows that this process stored or found.
     pub windows: Arc<BTreeMap<Window, WindowFacts>>,
-    /// Running transfers.
+    /// Windows that are being transferred, oldest first.
     pub transfers: Vec<TransferFacts>,
     /// Time at which the last wanted window was stored, by the store's clock; `None`: none is stored.
     pub last_stored: Option<Timestamp>,
@@ -108,15 +108,28 @@ pub struct SessionFacts {
     pub window: Window,
 }
 
-/// A running transfer.
+/// A window that is being transferred.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransferFacts {
     /// The window being transferred.
     pub window: Window,
+    /// Step of the transfer.
+    pub phase: TransferPhase,
     /// Bytes so far.
     pub bytes: u64,
     /// Total bytes, if the service announced them.
     pub announced: Option<u64>,
+}
+
+/// Step of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferPhase {
+    /// A session is being opened, and the download requested.
+    Opening,
+    /// Bytes are received.
+    Downloading,
+    /// Every byte is received; the object and its receipt are being written.
+    Storing,
 }
 
 #[cfg(test)]

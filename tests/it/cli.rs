@@ -12,6 +12,7 @@ mod sessions;
 mod shells;
 mod spellings;
 mod status;
+mod terminal;
 mod tutorial;
 mod unfinished;
 

@@ -29,11 +29,11 @@ pub enum SnapshotChange<'a> {
 pub struct ChangeDetector {
     observed: bool,
     windows: BTreeSet<Window>,
-    problems: BTreeSet<(Reason, Option<Window>)>,
+    problems: BTreeSet<(Reason, Option<Window>, Option<(u32, u32)>)>,
 }
 
 impl ChangeDetector {
-    /// Returns the changes in `snapshot` since the last call. A problem that returns is reported again.
+    /// Returns the changes in `snapshot` since the last call. A problem that returns, or a further try, is reported again.
     pub fn changes<'a>(&mut self, snapshot: &'a Snapshot) -> Vec<SnapshotChange<'a>> {
         let mut changes = Vec::new();
         if snapshot.observed && !self.observed {
@@ -48,7 +48,7 @@ impl ChangeDetector {
                 changes.push(SnapshotChange::Window(*window, facts));
             }
         }
-        let key = |problem: &Problem| (problem.reason, problem.window);
+        let key = |problem: &Problem| (problem.reason, problem.window, problem.next_try);
         let new_problems = snapshot
             .problems
             .iter()
@@ -75,6 +75,7 @@ mod tests {
             message: "slower".to_owned(),
             window: None,
             class: RetryClass::Retry(None),
+            next_try: None,
             retry_at: None,
         };
         let healthy = snapshot(vec![(window, facts(3, true))]);
@@ -95,5 +96,14 @@ mod tests {
         assert!(detector.changes(&failing).is_empty());
         assert!(detector.changes(&healthy).is_empty());
         assert_eq!(detector.changes(&failing), [SnapshotChange::Problem(&problem)]);
+        let third = Problem {
+            next_try: Some((3, 5)),
+            ..problem
+        };
+        let failing = Snapshot {
+            problems: vec![third.clone()],
+            ..healthy
+        };
+        assert_eq!(detector.changes(&failing), [SnapshotChange::Problem(&third)]);
     }
 }

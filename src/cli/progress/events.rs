@@ -84,12 +84,14 @@ pub fn problem(problem: &Problem) -> Value {
         message,
         window,
         class: _,
+        next_try,
         retry_at,
     } = problem;
     json!({
         "reason": reason.as_str(),
         "message": message,
         "window": window.map(|window| window.to_string()),
+        "nextTry": next_try.map(|(number, of)| json!({"number": number, "of": of})),
         "retryAt": retry_at,
     })
 }

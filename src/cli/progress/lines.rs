@@ -11,6 +11,7 @@ use crate::archive::counts::Verdict;
 use crate::archive::receipt::WindowFacts;
 use crate::archive::window::Window;
 use crate::cli::human;
+use crate::export::failure::Problem;
 use crate::export::snapshot::Snapshot;
 
 /// Time without a line after which a heartbeat line is printed: 30 s.
@@ -44,7 +45,7 @@ impl ProgressLines {
     /// Prints a line with the time.
     pub fn println(&mut self, text: &str) {
         self.last = Instant::now();
-        let now = Timestamp::now().round(jiff::Unit::Second).unwrap_or_default();
+        let now = human::time(Timestamp::now());
         // A closed pipe cannot be reported.
         let _ = writeln!(std::io::stderr().lock(), "{now} {text}");
     }
@@ -64,8 +65,19 @@ pub fn describe(change: &SnapshotChange<'_>) -> Option<String> {
                 .window
                 .map(|window| format!("{window}: "))
                 .unwrap_or_default();
-            Some(format!("{place}{}: {}", problem.reason, problem.message))
+            let next = next_try(problem);
+            Some(format!("{place}{}: {}{next}", problem.reason, problem.message))
         }
+    }
+}
+
+/// Returns when the problem is tried again, if tries are counted.
+fn next_try(problem: &Problem) -> String {
+    match (problem.next_try, problem.retry_at) {
+        (Some((number, of)), Some(at)) => {
+            format!("; try {number} of {of} at {}", human::time(at))
+        }
+        _ => String::new(),
     }
 }
 
@@ -92,10 +104,12 @@ fn heartbeat_text(snapshot: &Snapshot) -> Option<String> {
     }
     let mut problems = snapshot.problems.iter();
     let (problem, at) = problems.find_map(|problem| Some((problem, problem.retry_at?)))?;
-    let at = at.round(jiff::Unit::Second).unwrap_or(at);
     Some(format!(
-        "waiting: {}, next try {at}; {} of {} stored",
-        problem.reason, snapshot.stored, snapshot.wanted
+        "waiting: {}, next try {}; {} of {} stored",
+        problem.reason,
+        human::time(at),
+        snapshot.stored,
+        snapshot.wanted
     ))
 }
 
@@ -117,7 +131,7 @@ mod tests {
     use super::*;
     use crate::api::Reason;
     use crate::cli::outcome::tests::facts;
-    use crate::export::failure::{Problem, RetryClass};
+    use crate::export::failure::RetryClass;
 
     #[test]
     fn a_run_that_waits_says_for_what_and_until_when() {
@@ -128,6 +142,7 @@ mod tests {
                 message: "403".to_owned(),
                 window: None,
                 class: RetryClass::Wait(None),
+                next_try: None,
                 retry_at: "2018-06-30T12:00:20.4Z".parse().ok(),
             }],
             ..Snapshot::default()
@@ -137,6 +152,22 @@ mod tests {
             "waiting: SessionRefused, next try 2018-06-30T12:00:20Z; 0 of 7 stored"
         );
         assert_eq!(heartbeat_text(&Snapshot::default()), None);
+    }
+
+    #[test]
+    fn a_failed_try_is_described_with_the_next_one() {
+        let problem = Problem {
+            reason: Reason::Throttled,
+            message: "429".to_owned(),
+            window: Some(Window::day(date(2018, 6, 1))),
+            class: RetryClass::Retry(None),
+            next_try: Some((2, 5)),
+            retry_at: "2018-06-30T12:00:20.4Z".parse().ok(),
+        };
+        assert_eq!(
+            describe(&SnapshotChange::Problem(&problem)).unwrap(),
+            "2018-06-01: Throttled: 429; try 2 of 5 at 2018-06-30T12:00:20Z"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod changes;
 pub mod events;
 pub mod lines;
 pub mod meter;
+pub mod pace;
 
 use std::io::IsTerminal as _;
 
@@ -16,6 +17,7 @@ use self::changes::ChangeDetector;
 use self::events::JsonProgress;
 use self::lines::ProgressLines;
 use super::exit::CliError;
+use super::output::can_draw;
 use crate::export::snapshot::Snapshot;
 
 /// Display of progress.
@@ -34,8 +36,7 @@ pub enum ProgressMode {
 impl ProgressMode {
     /// Selects the mode: JSON if requested, bars if standard error is a terminal that can move the cursor.
     pub fn detect(json: bool, quiet: bool) -> Self {
-        let can_draw =
-            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let can_draw = std::io::stderr().is_terminal() && can_draw();
         match (json, quiet) {
             (true, _) => Self::Json,
             (false, true) => Self::Quiet,

@@ -6,7 +6,7 @@ pub mod delete;
 pub mod view;
 
 use super::exit::{CliError, Exit};
-use super::output::{OutputArgs, table};
+use super::output::OutputArgs;
 use super::settings::source::SourceArgs;
 use crate::session::SESSIONS_PER_SPACE;
 
@@ -117,19 +117,7 @@ async fn list(args: &SessionListArgs) -> Result<Exit, CliError> {
         "sessions": sessions.iter().map(view::to_json).collect::<Vec<_>>(),
     });
     args.output.print(LIST_SCHEMA, document, || {
-        let mut rows = table(&[
-            "Id",
-            "Space",
-            "Username",
-            "Create-time",
-            "Access-time",
-            "Date-range",
-            "Scope",
-        ]);
-        for session in &sessions {
-            rows.add_row(view::list_row(session));
-        }
-        rows.to_string()
+        view::list_table(&sessions, args.output.is_wide())
     })?;
     args.output.note(format!(
         "{} listed. A space can have {SESSIONS_PER_SPACE} of all its users; the service may list only yours.",

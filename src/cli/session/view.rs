@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::exit::CliError;
+use super::super::human;
 use super::super::output::table;
 use super::super::settings::source::SourceConnection;
 use crate::tracker::{Session, TrackerError};
@@ -59,8 +60,39 @@ pub fn detail_table(session: &Session) -> String {
     rows.to_string()
 }
 
-/// Returns the row of a session in the list.
-pub fn list_row(session: &Session) -> Vec<String> {
+/// Returns the table of sessions: at most 80 columns, or with all fields.
+pub fn list_table(sessions: &[Session], wide: bool) -> String {
+    let short = ["Id", "Create-time", "Date-range"];
+    let long = [
+        "Id",
+        "Space",
+        "Username",
+        "Create-time",
+        "Access-time",
+        "Date-range",
+        "Scope",
+    ];
+    let mut rows = table(if wide { &long } else { &short });
+    for session in sessions {
+        rows.add_row(if wide {
+            long_row(session)
+        } else {
+            short_row(session)
+        });
+    }
+    rows.to_string()
+}
+
+fn short_row(session: &Session) -> Vec<String> {
+    let created = session.created.map(human::short_time);
+    vec![
+        session.id.clone(),
+        created.unwrap_or_else(|| "-".to_owned()),
+        short_range(session),
+    ]
+}
+
+fn long_row(session: &Session) -> Vec<String> {
     let dash = || "-".to_owned();
     vec![
         session.id.clone(),
@@ -93,9 +125,22 @@ pub fn format_range(session: &Session) -> String {
     }
 }
 
+/// Formats the days as ISO 8601 does, which leaves out what the end has in common with the start: `2018-06-28/30`.
+fn short_range(session: &Session) -> String {
+    let long = format_range(session);
+    let Some((start, end)) = session.range.filter(|(start, end)| start < end) else {
+        return long;
+    };
+    let short = match () {
+        () if start.year() != end.year() => return long,
+        () if start.month() != end.month() => end.strftime("%m-%d"),
+        () => end.strftime("%d"),
+    };
+    long.replace(&format!("/{end}"), &format!("/{short}"))
+}
+
 fn format_time(at: Option<Timestamp>) -> String {
-    // Always nine digits, as the service writes them, so that columns keep their width.
-    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.9}"))
+    at.map_or_else(|| "-".to_owned(), human::time)
 }
 
 /// Converts an error about one session. A refusal may mean that the session belongs to another user.
@@ -135,6 +180,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ranges_are_as_short_as_they_can_be() {
+        let day = jiff::civil::date;
+        for (start, end, hour, short) in [
+            (day(2018, 6, 28), day(2018, 6, 28), None, "2018-06-28"),
+            (day(2018, 6, 28), day(2018, 6, 30), None, "2018-06-28/30"),
+            (day(2018, 6, 28), day(2018, 7, 2), Some(7), "2018-06-28/07-02 T07"),
+            (day(2018, 12, 28), day(2019, 1, 2), None, "2018-12-28/2019-01-02"),
+        ] {
+            let session = Session {
+                id: String::new(),
+                space: None,
+                username: None,
+                created: None,
+                accessed: None,
+                range: Some((start, end)),
+                account: None,
+                hour: Some(hour),
+            };
+            assert_eq!(short_range(&session), short);
+        }
+    }
+
+    #[test]
     fn the_table_matches_cf_at_session_show() {
         let session = Session {
             id: "32c657c5".to_owned(),
@@ -149,7 +217,7 @@ mod tests {
         let text = detail_table(&session);
         for row in [
             "| username     | xxx@yyy.com                               |",
-            "| create-time  | 2017-07-25T10:29:28.541092735Z            |",
+            "| create-time  | 2017-07-25T10:29:29Z                      |",
             "| access-time  | -                                         |",
             "| date-range   | {\"End\":\"2017-07-25\",\"Start\":\"2017-07-25\"} |",
             "| type-account | {\"Type\":\"ActivityTracker\"}                |",

@@ -65,6 +65,7 @@ fn problem(reason: Reason, window: Option<Window>, class: RetryClass) -> Problem
         message: "why".to_owned(),
         window,
         class,
+        next_try: None,
         retry_at: None,
     }
 }

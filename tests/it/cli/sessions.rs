@@ -30,11 +30,16 @@ async fn a_session_is_created_shown_listed_and_deleted() {
     ] {
         assert!(shown.out.contains(row), "{row} is not in {shown:?}");
     }
-    let listed = fixture.run(&["sessions", "ls"]).await;
-    assert!(
-        listed.out.contains(id) && listed.out.contains("2018-06-28/2018-06-29"),
-        "{listed:?}"
-    );
+    for (arguments, range) in [
+        (&["sessions", "ls"][..], "2018-06-28/29 "),
+        (&["sessions", "ls", "-o", "wide"], "2018-06-28/2018-06-29"),
+    ] {
+        let listed = fixture.run(arguments).await;
+        assert!(
+            listed.out.contains(id) && listed.out.contains(range),
+            "{listed:?}"
+        );
+    }
 
     let hour = fixture
         .run(&[

@@ -149,9 +149,14 @@ fn masked(output: &str, address: &str) -> String {
         .date()
         .to_string();
     let mut text = output.replace(address, PORT);
-    let time = Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z").unwrap();
+    let time = Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(?:\.\d+)?)?Z").unwrap();
+    let at = |found: &regex::Captures<'_>| match found.get(1).map(|seconds| seconds.len()) {
+        None => "2018-07-02T10:29Z",
+        Some(3) => "2018-07-02T10:29:28Z",
+        Some(_) => "2018-07-02T10:29:28.541092735Z",
+    };
     text = time
-        .replace_all(&text, "2018-07-02T10:29:28.541092735Z")
+        .replace_all(&text, |found: &regex::Captures<'_>| at(found).to_owned())
         .into_owned();
     text.replace(&today, DAY)
 }

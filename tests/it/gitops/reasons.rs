@@ -39,6 +39,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
             message: reason.meaning().to_owned(),
             window,
             class,
+            next_try: None,
             retry_at: None,
         }],
         ..missing.clone()
