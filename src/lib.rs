@@ -1,7 +1,7 @@
 //! Exports Activity Tracker events: opens sessions, streams downloads to object storage, proves them,
 //! and deletes the sessions. The operator and the command line share one engine.
 //!
-//! Modules depend only on those to their right; every module may use `api`:
+//! Modules depend only on those to their right; every module may use `api` and `shares`:
 //! `cli`, `controller` → `telemetry` → `export` → `session` → `archive` → `pipeline` → `tracker`, `storage` → `egress`.
 //! `archive::verify` still reads `export::spec`.
 
@@ -16,6 +16,7 @@ pub mod export;
 pub mod fuzzing;
 pub mod pipeline;
 pub mod session;
+pub mod shares;
 pub mod simulator;
 pub mod storage;
 pub mod telemetry;

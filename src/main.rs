@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use eventexport::cli::{
-    self, Command, cat, cluster, context, ddl, download, health, inspect, plan, plugin, run, session, shell, status,
-    verify,
+    self, Command, cat, cluster, context, ddl, download, health, inspect, plan, plugin, run, session, shell,
+    status, verify,
 };
 
 #[cfg(all(target_os = "linux", feature = "jemalloc"))]

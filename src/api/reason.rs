@@ -92,6 +92,7 @@ reasons! {
     DownloadIncomplete: "A download ended early, or its gzip is damaged or followed by other bytes.", "Nothing at first; if it persists, report it to the service.";
     EventsUncounted: "A download is complete and stored, but its events could be counted only in part, and fewer were counted than the service reports, or none.", "Examine the object that the message names; if it has all events, accept the gap in spec.acceptedGaps, otherwise delete the object and its receipt to export the window again.";
     RangeMismatch: "The service opened a session for other days, another hour or another scope than requested.", "Report it to the service; nothing was stored under the wrong day.";
+    TransferSlow: "A transfer hardly moved while other exports waited, and gave its place to one of them.", "Check the speed of the service, of the store and of the network in between; the window is tried again, and a day is then exported by the hour.";
     TooLarge: "The events of one hour exceed the size of one object (10,000 parts).", "Report it; the limit of the store is reached.";
     Short: "Fewer events arrived than the service reports for that day, twice.", "Report it to the service; accept the gap in spec.acceptedGaps if the service cannot correct it.";
     DayChanged: "The service reports more events of a stored day than before, but what it sends lacks events that are stored; nothing was replaced.", "Compare both bodies (`eventexport download` gets the one that the service has now) and report it to the service; if the stored events are to stay as they are, accept the day in spec.acceptedGaps with a reason.";
@@ -99,6 +100,7 @@ reasons! {
     Expired: "The service no longer has events of that day: a gap.", "Accept the gap in spec.acceptedGaps with a reason; the events cannot be recovered.";
     // The bucket does not hold what was written.
     ForeignObject: "An object has the key that this export would write, and no journal entry explains it.", "Find out who wrote the object, and move it away; it is not overwritten.";
+    ArchiveTooLarge: "The listing, the journal or the manifests of the archive need more memory than the share of one export.", "Find out who writes below destination.s3.prefix, and remove what is not of the archive; with many exports of one namespace, export to fewer or shorter ranges at a time.";
     SourceMismatch: "The receipts below the prefix are about another source.", "Use another destination.s3.prefix, or the source that the receipts name.";
     ObjectMissing: "A receipt names an object that does not exist.", "Restore the object from a backup or a version of the bucket, or delete the receipt to export the window again while the service still has it.";
     ObjectSizeMismatch: "An object has another size than its receipt states.", "Restore the object from a backup or a version of the bucket.";

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -9,6 +10,7 @@ use ulid::Ulid;
 
 use super::layout::{ArchiveRoot, AttemptId, Key, StampedDocument};
 use super::manifest::ChainListing;
+use super::memory::{JournalShare, ShareExceeded};
 use super::receipt::{ReceiptFacts, body_key};
 use super::records::{AttemptRecord, ChangedRecord, ExpiredRecord, LateRecord, RecordError};
 use super::window::Window;
@@ -42,6 +44,8 @@ pub struct Journal {
     pub checkpoint_signatures: BTreeSet<Date>,
     /// Documents with a time stamp.
     pub timestamps: BTreeSet<StampedDocument>,
+    /// Memory of the journal; `None`: it is small, or part of another one.
+    pub memory: Option<Arc<JournalShare>>,
 }
 
 /// Files of a later revision of a window.
@@ -105,6 +109,11 @@ impl Journal {
     /// Adds a row of a listing.
     pub fn add(&mut self, root: &ArchiveRoot, row: &ObjectSummary) {
         self.insert(root.parse(&row.key), row.size);
+    }
+
+    /// Takes memory for what is added to the journal.
+    pub(super) fn take_memory(&self, bytes: u64) -> Result<(), ShareExceeded> {
+        self.memory.as_ref().map_or(Ok(()), |memory| memory.add(bytes))
     }
 
     /// Adds a key with the size of its object in bytes.

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod layout;
 pub mod listing;
 pub mod manifest;
+pub mod memory;
 pub mod presence;
 pub mod range;
 pub mod read;

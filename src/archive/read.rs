@@ -18,6 +18,7 @@ use super::manifest::chain::{ChainWalk, Document, Receipts, SealedPeriods, Signe
 use super::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest, SIGNATURE_BYTES};
 use super::manifest::signature::{PublicKey, SignatureStatus, signer};
 use super::manifest::{LinkSignature, ManifestLink};
+use super::memory::{JournalMemory, JournalShare, ShareExceeded, reserve_read};
 use super::presence::find_unlisted;
 use super::receipt::{ReceiptFacts, Sha256Digest, read_receipt, receipt_key};
 use super::records::{
@@ -25,6 +26,7 @@ use super::records::{
     SplitRecord,
 };
 use super::window::Window;
+use crate::shares::semaphore::FairPermit;
 use crate::storage::{ObjectSummary, Store, StoreError};
 
 /// Maximum concurrent reads of records.
@@ -59,13 +61,48 @@ pub struct ReadOptions {
     pub all_manifests: bool,
     /// Keys of which one must have signed a manifest that is read instead of receipts; `None`: signatures are not read.
     pub trusted: Option<Vec<PublicKey>>,
+    /// Memory for the journal, or for those of all roots.
+    pub memory: Arc<JournalShare>,
 }
 
-/// Times at which the store accepted receipts and manifests, by its listing.
+/// Document that is being read. Its memory is returned when it is dropped.
+#[derive(Debug)]
+pub struct ReadDocument {
+    bytes: Bytes,
+    _memory: Option<FairPermit>,
+}
+
+impl ReadDocument {
+    /// Returns the bytes of a small document, and its memory.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+impl std::ops::Deref for ReadDocument {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Returns the error of an archive whose journal exceeds its share of the memory.
+fn too_large(store: &dyn Store, prefix: &str) -> impl Fn(ShareExceeded) -> StoreError {
+    let (store, prefix) = (store.identity().to_string(), prefix.to_owned());
+    move |ShareExceeded| StoreError::ArchiveTooLarge {
+        store: store.clone(),
+        prefix: prefix.clone(),
+        limit: JournalMemory::limit(),
+    }
+}
+
+/// Times at which the store accepted receipts and manifests, and the sizes of manifests, by its listing.
 #[derive(Debug, Default)]
 struct ListedTimes {
     receipts: BTreeMap<Window, Timestamp>,
     manifests: BTreeMap<u64, Timestamp>,
+    manifest_sizes: BTreeMap<u64, u64>,
 }
 
 /// Listing of a root.
@@ -76,10 +113,17 @@ struct ListedRoot {
 }
 
 impl ListedRoot {
-    fn add(&mut self, root: &ArchiveRoot, row: &ObjectSummary) {
+    fn add(
+        &mut self,
+        root: &ArchiveRoot,
+        row: &ObjectSummary,
+        memory: &JournalShare,
+    ) -> Result<(), ShareExceeded> {
         let key = root.parse(&row.key);
+        memory.add_key(&key)?;
         self.times.add(&key, row);
         self.journal.insert(key, row.size);
+        Ok(())
     }
 }
 
@@ -98,14 +142,20 @@ pub async fn read_journal(
     root: &ArchiveRoot,
     options: &ReadOptions,
 ) -> Result<(Journal, SealedPeriods), StoreError> {
-    let mut listed = ListedRoot::default();
+    let mut listed = Ok(ListedRoot::default());
     store
         .list_pages(root.as_str(), &mut |page| {
             for row in page {
-                listed.add(root, &row);
+                if let Ok(found) = &mut listed
+                    && let Err(exceeded) = found.add(root, &row, &options.memory)
+                {
+                    // What follows is only counted, by the store.
+                    listed = Err(exceeded);
+                }
             }
         })
         .await?;
+    let listed = listed.map_err(too_large(store, root.as_str()))?;
     read_listed(store, root, listed, options).await
 }
 
@@ -116,19 +166,27 @@ pub async fn read_roots(
     options: &ReadOptions,
 ) -> Result<Vec<(ArchiveRoot, Journal, SealedPeriods)>, StoreError> {
     let mut roots: BTreeMap<String, (ArchiveRoot, ListedRoot)> = BTreeMap::new();
+    let mut exceeded = Ok(());
     store
         .list_pages(prefix, &mut |page| {
             for row in page {
+                if exceeded.is_err() {
+                    return;
+                }
                 let root = ArchiveRoot::of(prefix, &row.key);
                 let Some(root) = root.filter(|_| !ArchiveRoot::is_internal(&row.key)) else {
                     continue;
                 };
                 let name = root.as_str().to_owned();
                 let (root, listed) = roots.entry(name).or_insert_with(|| (root, ListedRoot::default()));
-                listed.add(root, &row);
+                exceeded = listed.add(root, &row, &options.memory);
+                if exceeded.is_err() {
+                    roots.clear();
+                }
             }
         })
         .await?;
+    exceeded.map_err(too_large(store, prefix))?;
     let mut read = Vec::with_capacity(roots.len());
     for (root, listed) in roots.into_values() {
         let (journal, sealed) = read_listed(store, &root, listed, options).await?;
@@ -144,6 +202,7 @@ async fn read_listed(
     options: &ReadOptions,
 ) -> Result<(Journal, SealedPeriods), StoreError> {
     let ListedRoot { mut journal, times } = listed;
+    journal.memory = Some(Arc::clone(&options.memory));
     let wanted = |window| options.includes(window);
     let sealed = read_manifests(store, root, &mut journal, &times, options).await?;
     drop(times);
@@ -154,19 +213,60 @@ async fn read_listed(
 }
 
 /// Lists the keys of one day, and reads its records except those of attempts.
-pub async fn read_day(store: &dyn Store, root: &ArchiveRoot, window: Window) -> Result<Journal, StoreError> {
-    let mut rows = store.list(&root.day_journal_prefix(window)).await?;
-    rows.extend(store.list(&root.day_objects_prefix(window)).await?);
+pub async fn read_day(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    window: Window,
+    memory: JournalShare,
+) -> Result<Journal, StoreError> {
+    let mut journal = list_keys(store, root, &root.day_journal_prefix(window), memory).await?;
+    list_more_keys(store, root, &root.day_objects_prefix(window), &mut journal).await?;
     // Few days have later revisions.
-    let revised = |row: &ObjectSummary| matches!(root.parse(&row.key), Key::RevisionReceipt(..));
-    if rows.iter().any(revised) {
-        rows.extend(store.list(&root.day_revisions_prefix(window)).await?);
+    if journal.revisions.values().any(|files| files.has_receipt) {
+        list_more_keys(store, root, &root.day_revisions_prefix(window), &mut journal).await?;
     }
-    let mut journal = Journal::from_listing(root, &rows);
     read_receipts(store, root, &mut journal, |_| true).await?;
     read_unlisted_receipts(store, root, &mut journal, |_| true).await?;
     read_negative_records(store, root, &mut journal, |_| true).await?;
     Ok(journal)
+}
+
+/// Lists the keys of a root below a prefix, without reading any. Foreign keys are not kept.
+pub async fn list_keys(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    prefix: &str,
+    memory: JournalShare,
+) -> Result<Journal, StoreError> {
+    let mut journal = Journal {
+        memory: Some(Arc::new(memory)),
+        ..Journal::default()
+    };
+    list_more_keys(store, root, prefix, &mut journal).await?;
+    Ok(journal)
+}
+
+/// Adds the keys of a root below a prefix to a journal.
+async fn list_more_keys(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    prefix: &str,
+    journal: &mut Journal,
+) -> Result<(), StoreError> {
+    let memory = journal.memory.clone().unwrap_or_default();
+    let mut exceeded = Ok(());
+    store
+        .list_pages(prefix, &mut |page| {
+            for row in page {
+                let key = root.parse(&row.key);
+                exceeded = exceeded.and_then(|()| memory.add_key(&key));
+                if exceeded.is_ok() {
+                    journal.insert(key, row.size);
+                }
+            }
+        })
+        .await?;
+    exceeded.map_err(too_large(store, prefix))
 }
 
 impl ListedTimes {
@@ -177,6 +277,9 @@ impl ListedTimes {
     }
 
     fn add(&mut self, key: &Key, row: &ObjectSummary) {
+        if let Key::Manifest(number) = key {
+            self.manifest_sizes.insert(*number, row.size);
+        }
         let Some(time) = row.last_modified else { return };
         match key {
             // A receipt of this size is damaged.
@@ -219,8 +322,12 @@ async fn read_manifests(
         let at_once = if last.is_none() { 1 } else { MANIFEST_CONCURRENCY };
         let next: Vec<u64> = numbers.drain(..at_once.min(numbers.len())).collect();
         let reads = next.into_iter().map(async |number| {
-            let found = get_manifest(store, root, number, options.trusted.as_deref()).await?;
-            Ok::<_, StoreError>((number, found))
+            let listed = times.manifest_sizes.get(&number).copied();
+            let limit = listed.map_or(MANIFEST_MAX_BYTES, |size| size.min(MANIFEST_MAX_BYTES));
+            let found = get_manifest(store, root, number, limit, options.trusted.as_deref()).await?;
+            // Its bytes are returned to the budget before another manifest is awaited.
+            let parse = |(bytes, signature)| (parse_manifest(root, number, bytes, &signature), signature);
+            Ok::<_, StoreError>((number, found.map(parse)))
         });
         for (number, found) in try_join_all(reads).await? {
             if last.is_some_and(|last| last != number + 1) {
@@ -231,7 +338,7 @@ async fn read_manifests(
                 .as_ref()
                 .map(|(_, signature)| signature.clone())
                 .unwrap_or_default();
-            let found = found.map(|(bytes, signature)| parse_manifest(root, number, bytes, &signature));
+            let found = found.map(|(document, _)| document);
             // The digests in later manifests protect the earlier ones; the newest is compared with a receipt.
             let receipts = match &found {
                 Some((document, _)) if journal.chain.links.is_empty() => {
@@ -253,6 +360,10 @@ async fn read_manifests(
                 // Earlier manifests know only earlier receipts.
                 useful = unread(journal, written);
             }
+            let gaps = manifest.accepted_gaps.iter();
+            let gaps = gaps.map(|gap| (size_of_val(gap) + gap.reason.len()) as u64);
+            let taken = journal.take_memory(size_of::<ManifestLink>() as u64 + gaps.sum::<u64>());
+            taken.map_err(too_large(store, root.as_str()))?;
             let link = ManifestLink::new(manifest, document.sha256, signature);
             journal.chain.links.insert(number, link);
         }
@@ -266,10 +377,11 @@ async fn get_manifest(
     store: &dyn Store,
     root: &ArchiveRoot,
     number: u64,
+    limit: u64,
     trusted: Option<&[PublicKey]>,
-) -> Result<Option<(Result<Bytes, RecordError>, LinkSignature)>, StoreError> {
+) -> Result<Option<(Result<ReadDocument, RecordError>, LinkSignature)>, StoreError> {
     let key = root.key(&Key::Manifest(number)).unwrap_or_default();
-    let read = get_document(store, &key, MANIFEST_MAX_BYTES, Manifest::SCHEMA).await;
+    let read = get_document(store, &key, limit, Manifest::SCHEMA).await;
     let Some(bytes) = per_document(read)?.transpose() else {
         return Ok(None);
     };
@@ -293,7 +405,7 @@ async fn get_manifest(
 fn parse_manifest(
     root: &ArchiveRoot,
     number: u64,
-    bytes: Result<Bytes, RecordError>,
+    bytes: Result<ReadDocument, RecordError>,
     signature: &LinkSignature,
 ) -> SignedDocument {
     let key = root.key(&Key::Manifest(number)).unwrap_or_default();
@@ -381,6 +493,16 @@ pub async fn read_attempts(
         let Some(facts) = journal.attempts.get_mut(&id) else {
             continue;
         };
+        let taken: u64 = match &record {
+            Ok(Some(record)) => {
+                let texts = [&record.process, &record.tracker_user].into_iter().flatten();
+                let texts = texts
+                    .chain([&record.holder, &record.source])
+                    .chain(&record.open_before);
+                texts.map(|text| (size_of::<String>() + text.len()) as u64).sum()
+            }
+            Ok(None) | Err(_) => 0,
+        };
         match record {
             Ok(Some(record)) => facts.record = Some(record),
             // Deleted by its writer since the listing.
@@ -392,6 +514,9 @@ pub async fn read_attempts(
                 facts.unreadable = Some(error);
             }
         }
+        journal
+            .take_memory(taken)
+            .map_err(too_large(store, root.as_str()))?;
     }
     Ok(())
 }
@@ -419,7 +544,15 @@ pub async fn read_receipts(
     while let Some((window, facts)) = reads.try_next().await? {
         match facts {
             Ok(Some(mut facts)) => {
+                let known = sources.len();
                 facts.source = shared(&mut sources, facts.source);
+                let source = if sources.len() > known {
+                    facts.source.len() as u64
+                } else {
+                    0
+                };
+                let taken = journal.take_memory(facts.extra_bytes() + source);
+                taken.map_err(too_large(store, root.as_str()))?;
                 journal.receipts.insert(window, Some(facts));
             }
             // Deleted since the listing.
@@ -532,6 +665,10 @@ pub async fn read_negative_records(
     let unread = journal.expired.iter().filter(|(_, facts)| facts.is_none());
     let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
     for (window, record) in read_all_negative::<ExpiredRecord>(store, root, windows, Key::Expired).await? {
+        let taken = record.as_ref().map_or(0, |record| record.source.len() as u64);
+        journal
+            .take_memory(taken)
+            .map_err(too_large(store, root.as_str()))?;
         match record {
             Some(record) => journal.expired.insert(window, Some(ExpiredFacts::new(record))),
             None => journal.expired.remove(&window),
@@ -540,6 +677,10 @@ pub async fn read_negative_records(
     let unread = journal.late.iter().filter(|(_, facts)| facts.is_none());
     let windows = unread.map(|(window, _)| *window).filter(|window| wanted(*window));
     for (window, record) in read_all_negative::<LateRecord>(store, root, windows, Key::Late).await? {
+        let taken = record.as_ref().map_or(0, |record| record.source.len() as u64);
+        journal
+            .take_memory(taken)
+            .map_err(too_large(store, root.as_str()))?;
         match record {
             Some(record) => journal.late.insert(window, Some(LateFacts::new(record))),
             None => journal.late.remove(&window),
@@ -612,14 +753,19 @@ pub async fn get_record<R: ArchiveRecord>(
     Ok(bytes.map(|bytes| records::decode(&key, &bytes)).transpose()?)
 }
 
-/// Reads the bytes of a document; `None` if it does not exist.
+/// Reads the bytes of a document, when the memory for it is free; `None` if it does not exist.
 pub(super) async fn get_document(
     store: &dyn Store,
     key: &str,
     limit: u64,
     schema: &'static str,
-) -> Result<Option<Bytes>, RecordReadError> {
-    match store.get(key, limit).await {
+) -> Result<Option<ReadDocument>, RecordReadError> {
+    let memory = reserve_read(&store.identity().to_string(), limit).await;
+    let document = |bytes| ReadDocument {
+        bytes,
+        _memory: memory,
+    };
+    match store.get(key, limit).await.map(|found| found.map(document)) {
         // It concerns this document, not the store.
         Err(StoreError::Archived { key, .. }) => Err(RecordError::Archived { key }.into()),
         // A document of this size is none of ours.

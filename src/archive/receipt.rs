@@ -220,6 +220,25 @@ impl ReceiptFacts {
         }
     }
 
+    /// Returns the bytes that the facts have beyond those of a receipt without version and later revisions.
+    pub(super) fn extra_bytes(&self) -> u64 {
+        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len() as u64);
+        let reason = |facts: &WindowFacts| {
+            facts
+                .uncounted
+                .as_ref()
+                .map_or(0, |record| record.reason.len() as u64)
+        };
+        let later = self.revisions.iter().map(|later| {
+            let supplement = later.supplement.as_ref();
+            size_of::<RevisionFacts>() as u64
+                + text(&later.proof.version_id)
+                + reason(&later.summary)
+                + supplement.map_or(0, |supplement| text(&supplement.version_id))
+        });
+        text(&self.proof.version_id) + reason(&self.summary) + later.sum::<u64>()
+    }
+
     /// Returns the facts of the highest revision.
     pub fn current(&self) -> &WindowFacts {
         self.revisions.last().map_or(&self.summary, |last| &last.summary)

@@ -19,6 +19,9 @@ pub const SOFTWARE: &str = concat!("eventexport/", env!("CARGO_PKG_VERSION"));
 /// Maximum size of a journal document: 256 KiB (an attempt that lists a thousand sessions has 50 KiB).
 pub const RECORD_MAX_BYTES: u64 = 256 * 1024;
 
+/// Maximum size of a text in a journal document, as JSON: 16 KiB. A longer one is not of this software.
+const TEXT_MAX_BYTES: usize = 16 * 1024;
+
 /// A document of the journal.
 pub trait ArchiveRecord: Serialize + DeserializeOwned {
     /// Name and version of the schema.
@@ -142,6 +145,13 @@ pub fn decode<R: ArchiveRecord>(key: &str, bytes: &[u8]) -> Result<R, RecordErro
         schema: R::SCHEMA,
         message: sanitize(&error.to_string()).into_owned(),
     };
+    if has_long_text(bytes) {
+        return Err(RecordError::Unreadable {
+            key: key.to_owned(),
+            schema: R::SCHEMA,
+            message: format!("a text is longer than {TEXT_MAX_BYTES} bytes"),
+        });
+    }
     let header: SchemaHeader = serde_json::from_slice(bytes).map_err(unreadable)?;
     if !R::reads(&header.schema) {
         return Err(RecordError::UnsupportedSchema {
@@ -151,6 +161,26 @@ pub fn decode<R: ArchiveRecord>(key: &str, bytes: &[u8]) -> Result<R, RecordErro
         });
     }
     serde_json::from_slice(bytes).map_err(unreadable)
+}
+
+/// Returns true if a JSON text has a string of more than [`TEXT_MAX_BYTES`], between its quotes.
+fn has_long_text(json: &[u8]) -> bool {
+    let (mut start, mut escaped) = (None, false);
+    for (at, byte) in json.iter().enumerate() {
+        match start {
+            Some(_) if escaped => escaped = false,
+            Some(_) if *byte == b'\\' => escaped = true,
+            Some(first) if *byte == b'"' => {
+                if at - first > TEXT_MAX_BYTES {
+                    return true;
+                }
+                start = None;
+            }
+            None if *byte == b'"' => start = Some(at + 1),
+            Some(_) | None => {}
+        }
+    }
+    false
 }
 
 /// An attempt at a window; written before a session is opened.
@@ -444,5 +474,23 @@ mod tests {
             .to_string();
         assert!(error.contains("the/key") && error.contains("split/v2"), "{error}");
         assert!(decode::<SplitRecord>("k", b"{}").is_err());
+    }
+
+    #[test]
+    fn a_long_text_makes_a_document_unreadable() {
+        let split = |why: String| {
+            let schema = SplitRecord::SCHEMA.to_owned();
+            let at = Timestamp::UNIX_EPOCH;
+            encode(&SplitRecord { schema, why, at })
+        };
+        for (why, readable) in [
+            ("w".repeat(TEXT_MAX_BYTES), true),
+            ("w".repeat(TEXT_MAX_BYTES + 1), false),
+            (format!("\"{}", "w".repeat(TEXT_MAX_BYTES - 2)), true),
+            (format!("\"{}", "w".repeat(TEXT_MAX_BYTES - 1)), false),
+        ] {
+            let decoded = decode::<SplitRecord>("k", &split(why.clone()));
+            assert_eq!(decoded.is_ok(), readable, "{} bytes", why.len());
+        }
     }
 }

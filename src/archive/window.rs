@@ -61,6 +61,11 @@ impl Window {
         self.hour.map_or(ALL_HOURS, |hour| 1 << hour)
     }
 
+    /// Returns the position among windows that wait: the oldest, which expires first, is first.
+    pub fn order(self) -> i64 {
+        self.end().as_second()
+    }
+
     /// Returns the first instant after the window. Saturates at the end of the calendar.
     pub fn end(self) -> Timestamp {
         let start = self

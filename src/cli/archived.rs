@@ -41,7 +41,7 @@ pub async fn read_days(
     let options = ReadOptions {
         days: Some(start..=end),
         all_manifests: false,
-        trusted: None,
+        ..ReadOptions::default()
     };
     let (journal, _) = read_journal(&*location.store, root, &options)
         .await

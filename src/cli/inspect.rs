@@ -101,7 +101,7 @@ async fn inspect_archive(
     let options = ReadOptions {
         days: None,
         all_manifests: expectation.is_none(),
-        trusted: None,
+        ..ReadOptions::default()
     };
     let store_error =
         |error: StoreError| anyhow::anyhow!("{}: {}", location.name, error.describe(&location.setting_names));

@@ -192,7 +192,8 @@ pub struct OperatorArgs {
     #[arg(long, env = "EVENTEXPORT_POOL_MIB", value_name = "MIB", default_value_t = Limits::default().pool_mib, value_parser = clap::value_parser!(u32).range(8..=1_048_576), help_heading = "Fine tuning")]
     pub pool_mib: u32,
 
-    /// Maximum number of windows (days or hours) transferred concurrently, over all exports
+    /// Maximum number of windows (days or hours) transferred concurrently, over all exports that have one already; at most
+    /// two for each MiB of --pool-mib. As many more are kept for exports, for spaces and for namespaces that have none
     #[arg(long, env = "EVENTEXPORT_WINDOWS", value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=10_000), help_heading = "Fine tuning")]
     pub windows: u16,
 

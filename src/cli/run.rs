@@ -85,6 +85,9 @@ pub struct RunArgs {
     /// (default: 28, or with --shard an even share)
     #[arg(long, env = "EVENTEXPORT_SESSIONS_PER_SPACE", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=29))]
     pub sessions_per_space: Option<u8>,
+    /// Memory for data in flight, in MiB, over all exports
+    #[arg(long, env = "EVENTEXPORT_POOL_MIB", value_name = "MIB", default_value_t = Limits::default().pool_mib, value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    pub pool_mib: u32,
     /// Holder name in the journal, instead of one for this user on this machine. It must be unique and stay the same
     /// after a restart. The state folder is then used only with --state-dir. The shard is appended to the name
     #[arg(long, env = "EVENTEXPORT_HOLDER", value_name = "NAME")]
@@ -189,6 +192,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         holder: &holder,
         head: args.head.clone().map(HeadRecord::from),
         limits: Limits {
+            pool_mib: args.pool_mib,
             sessions_per_space: usize::from(options.max_sessions),
             session_wait: Some(args.wait),
             ..Limits::default()

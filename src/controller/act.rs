@@ -16,6 +16,7 @@ use super::secrets::{self, FetchedSecrets};
 use super::{events, finalizer, head_status};
 use crate::api::{ConditionType, EventExport, Reason, SettingNames, find_condition};
 use crate::export::failure::Failure;
+use crate::shares::queue::Tenant;
 use crate::telemetry::metrics::ReconcileResult;
 
 /// Executes an action. Returns the resource if the action wrote it.
@@ -29,6 +30,7 @@ pub(super) async fn act(
         Action::Noop => {}
         Action::Start => start(context, object, owner),
         Action::CompareSecrets => compare_secrets(context, object, &owner).await?,
+        Action::ApplySpec => apply_spec(context, object, &owner),
         Action::Stop => {
             info!(export = %full_name(&owner), "stopping export (spec changed, suspended or deleted)");
             // Holds also if the change is reverted before the task has stopped.
@@ -82,18 +84,28 @@ async fn prepare(
 
 /// Starts the export in a task, which waits for its turn: thousands of resources must not use memory at once.
 fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
-    let priority = start_priority(object);
-    let (uid, spec) = (owner.uid.clone(), spec_digest(&object.spec));
+    let tenant = Tenant::new(&owner.namespace, &object.spec.space, &owner.name);
+    let tenant = tenant.grouped(start_priority(object).as_str());
+    let (uid, version) = (owner.uid.clone(), object.clone());
     let (run_context, object) = (context.clone(), object.clone());
     let prepare: PrepareFn =
         Box::new(move || Box::pin(async move { prepare_run(&run_context, &object, &owner).await }));
-    spawn(context, &uid, spec, Task::Export(priority, prepare));
+    spawn(context, &uid, version, Task::Export(tenant, prepare));
 }
 
-fn spawn(context: &ReconcileContext, uid: &str, spec: u64, task: Task) {
+fn spawn(context: &ReconcileContext, uid: &str, object: Arc<EventExport>, task: Task) {
     context
         .registry
-        .start_task(uid, task, |id, task| context.runs.spawn(id, spec, task));
+        .start_task(uid, task, |id, task| context.runs.spawn(id, object, task));
+}
+
+/// Gives the newer spec to the running export, or stops it.
+fn apply_spec(context: &ReconcileContext, object: &Arc<EventExport>, owner: &Owner) {
+    let export = context.exporter.export_spec(&object.spec, owner);
+    let applied = export.is_ok_and(|export| context.registry.apply_spec(&owner.uid, object, export));
+    if !applied {
+        context.registry.stop(&owner.uid);
+    }
 }
 
 /// Prepares an export: reads its Secrets, creates its runner, adds its finalizer.
@@ -194,7 +206,7 @@ async fn compare_secrets(
 }
 
 /// Deletes the sessions, with the credentials in memory or else with those of the Secrets.
-async fn release(context: &ReconcileContext, object: &EventExport, owner: &Owner) -> kube::Result<()> {
+async fn release(context: &ReconcileContext, object: &Arc<EventExport>, owner: &Owner) -> kube::Result<()> {
     let spec = spec_digest(&object.spec);
     let kept = context
         .registry
@@ -220,7 +232,7 @@ async fn release(context: &ReconcileContext, object: &EventExport, owner: &Owner
         }
     };
     info!(export = %full_name(owner), "deleting sessions");
-    spawn(context, &owner.uid, spec, Task::Release(runner));
+    spawn(context, &owner.uid, object.clone(), Task::Release(runner));
     Ok(())
 }
 
@@ -312,9 +324,5 @@ mod tests {
         ] {
             assert_eq!(unfinished, StartPriority::Unfinished);
         }
-        assert!(
-            StartPriority::Unfinished < StartPriority::CaughtUp
-                && StartPriority::CaughtUp < StartPriority::Complete
-        );
     }
 }

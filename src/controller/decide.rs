@@ -54,6 +54,8 @@ pub enum ObservedTask {
     Exporting {
         /// Digest of the spec that the task uses.
         spec: u64,
+        /// True if the task can go on with the spec of the resource, which is another one.
+        in_place: bool,
         /// True if the task was asked to stop.
         stopping: bool,
     },
@@ -114,6 +116,8 @@ pub enum Action {
     Start,
     /// Compare the contents of the Secrets with those in use, and restart the export if they differ.
     CompareSecrets,
+    /// Give the newer spec to the running export.
+    ApplySpec,
     /// Ask the export to stop. Its end triggers a reconcile.
     Stop,
     /// Delete the sessions.
@@ -170,8 +174,9 @@ fn export(observed: &ResourceObservation) -> ReconcileDecision {
         ObservedTask::Releasing | ObservedTask::Exporting { stopping: true, .. } => {
             return ReconcileDecision::now(Action::Noop);
         }
-        ObservedTask::Exporting { spec, .. } if spec != observed.spec_digest => {
-            return ReconcileDecision::now(Action::Stop);
+        ObservedTask::Exporting { spec, in_place, .. } if spec != observed.spec_digest => {
+            let in_place = in_place && !observed.restart_requested && !observed.secrets_stale;
+            return ReconcileDecision::now(if in_place { Action::ApplySpec } else { Action::Stop });
         }
         ObservedTask::Exporting { .. } if observed.secrets_stale => {
             return ReconcileDecision::now(Action::CompareSecrets);

@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::decide::{FinishedTask, ObservedTask, ResourceObservation, deleting_since};
 use super::events::{REFILL_INTERVAL, RateLimit};
 use super::exporter::ExportRunner;
+use super::in_place::applies_in_place;
 use super::installations::LeaseName;
 use super::look_request::{LOOK_INTERVAL, LookRequest, requested};
 use super::secrets_in_use::SecretsInUse;
 use super::status::owned_status;
 use super::verification::VerificationUpdate;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
-use crate::export::engine::ReleaseReport;
+use crate::export::engine::{ReleaseReport, SpecUpdate};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
@@ -139,8 +140,12 @@ impl PendingStatus {
 
 pub(super) enum TaskState {
     NotStarted,
-    Running(RunningTask),
-    Finished { spec: u64, result: FinishedTask },
+    /// Boxed: idle resources are many.
+    Running(Box<RunningTask>),
+    Finished {
+        spec: u64,
+        result: FinishedTask,
+    },
 }
 
 /// Task that runs for a resource.
@@ -148,12 +153,24 @@ pub(super) struct RunningTask {
     /// Identifies the task among all tasks of the process.
     pub(super) serial: u64,
     pub(super) kind: TaskKind,
+    /// Digest of the spec of `object`.
     pub(super) spec: u64,
+    /// Version of the resource that it works for.
+    pub(super) object: Arc<EventExport>,
     pub(super) stop: CancellationToken,
     /// Number of the last look that was requested from it.
     pub(super) look: watch::Sender<u64>,
+    /// Last newer spec that was sent to it.
+    pub(super) updates: watch::Sender<SpecUpdate>,
     pub(super) abort: AbortHandle,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl RunningTask {
+    /// Returns true if the task took the last newer spec over, as its snapshot shows.
+    pub(super) fn has_applied(&self, snapshot: &Snapshot) -> bool {
+        snapshot.applied == self.updates.borrow().number
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,6 +308,9 @@ impl ExportEntry {
                 TaskState::Running(running) => match running.kind {
                     TaskKind::Export => ObservedTask::Exporting {
                         spec: running.spec,
+                        in_place: running.spec != spec_digest(&object.spec)
+                            && running.snapshots.borrow().observed
+                            && applies_in_place(&running.object.spec, &object.spec),
                         stopping: running.stop.is_cancelled(),
                     },
                     TaskKind::Release => ObservedTask::Releasing,

@@ -55,6 +55,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::EmptyUnproved
         | Reason::Expired
         | Reason::ForeignObject
+        | Reason::ArchiveTooLarge
         | Reason::SourceMismatch
         | Reason::ObjectMissing
         | Reason::ObjectSizeMismatch
@@ -90,6 +91,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::NotGzip
         | Reason::DownloadIncomplete
         | Reason::RangeMismatch
+        | Reason::TransferSlow
         | Reason::Proved
         | Reason::NotVerifiedYet
         | Reason::VerificationFailed

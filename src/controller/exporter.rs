@@ -45,6 +45,9 @@ pub trait Exporter: Send + Sync + 'static {
         owner: &Owner,
     ) -> Result<Arc<dyn ExportRunner>, Failure>;
 
+    /// Returns the export of a newer spec, for a runner with the same peers.
+    fn export_spec(&self, spec: &EventExportSpec, owner: &Owner) -> Result<ExportSpec, Failure>;
+
     /// Opens the archive of a spec. Needs the Secrets of the bucket and the signing key only.
     async fn open_archive(
         &self,
@@ -69,6 +72,9 @@ pub struct OpenedArchive {
 pub trait ExportRunner: Send + Sync + 'static {
     /// Returns the spec of the export.
     fn export(&self) -> &Arc<ExportSpec>;
+
+    /// Returns a runner with a newer spec and the same peers.
+    fn with_export(&self, export: &Arc<ExportSpec>) -> Arc<dyn ExportRunner>;
 
     /// Runs the export, see [`Engine::run`].
     async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, control: RunControl) -> Arc<Snapshot>;
@@ -142,6 +148,10 @@ impl Exporter for EngineExporter {
         }))
     }
 
+    fn export_spec(&self, spec: &EventExportSpec, owner: &Owner) -> Result<ExportSpec, Failure> {
+        connect::export_spec(spec, &self.process_context(spec, owner))
+    }
+
     async fn open_archive(
         &self,
         spec: &EventExportSpec,
@@ -167,6 +177,14 @@ impl Exporter for EngineExporter {
 impl ExportRunner for EngineRunner {
     fn export(&self) -> &Arc<ExportSpec> {
         &self.export
+    }
+
+    fn with_export(&self, export: &Arc<ExportSpec>) -> Arc<dyn ExportRunner> {
+        Arc::new(Self {
+            engine: self.engine.clone(),
+            export: export.clone(),
+            peers: self.peers.clone(),
+        })
     }
 
     async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, control: RunControl) -> Arc<Snapshot> {

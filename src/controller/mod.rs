@@ -18,6 +18,7 @@ mod finalizer;
 mod gauges;
 pub mod grants;
 mod head_status;
+mod in_place;
 pub mod installations;
 mod kube_error;
 mod lease;

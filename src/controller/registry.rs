@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use super::decide::{FinishedTask, MAX_FAILURE_BACKOFF, MAX_RELEASE_BACKOFF};
-use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState};
+use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState, spec_digest};
 use super::runs::{RunEvent, RunEventKind, Task, TaskId, TaskOutcome};
 use super::secrets::FetchedSecrets;
 use crate::api::EventExport;
 use crate::export::engine::ReleaseReport;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::snapshot::Snapshot;
+use crate::export::spec::ExportSpec;
 use crate::telemetry::metrics::{NamedResource, ResourceSource};
 
 /// Capacity of the wake-up channel. Senders wait when it is full.
@@ -218,7 +219,7 @@ impl ExportRegistry {
         entry.failure = None;
         let object = ObjectRef::clone(&entry.object);
         let uid = uid.into();
-        entry.state = TaskState::Running(spawn(TaskId { uid, object, serial }, task));
+        entry.state = TaskState::Running(Box::new(spawn(TaskId { uid, object, serial }, task)));
     }
 
     /// Records what a task reports, unless another task has started since. Returns the resource to reconcile.
@@ -247,6 +248,25 @@ impl ExportRegistry {
         }
     }
 
+    /// Gives a running task the newer spec of its resource. Returns false if it cannot take it.
+    pub(super) fn apply_spec(&self, uid: &str, object: &Arc<EventExport>, export: ExportSpec) -> bool {
+        let mut entries = self.lock();
+        let Some(entry) = entries.by_uid.get_mut(uid) else {
+            return false;
+        };
+        let (TaskState::Running(running), Some(runner)) = (&mut entry.state, &mut entry.runner) else {
+            return false;
+        };
+        let export = Arc::new(export);
+        *runner = runner.with_export(&export);
+        (running.spec, running.object) = (spec_digest(&object.spec), object.clone());
+        running.updates.send_modify(|update| {
+            update.number += 1;
+            update.export = Some(export);
+        });
+        true
+    }
+
     /// Aborts the task.
     pub(super) fn abort(&self, uid: &str) {
         if let Some(TaskState::Running(running)) = self.lock().by_uid.get(uid).map(|entry| &entry.state) {
@@ -267,7 +287,11 @@ impl ExportRegistry {
         if running.serial != serial {
             return;
         }
-        let spec = running.spec;
+        // No spec has the digest 0: what ended before it took the newest one over is not its result.
+        let spec = match &outcome {
+            TaskOutcome::Exported(snapshot) if !running.has_applied(snapshot) => 0,
+            _ => running.spec,
+        };
         let result = match outcome {
             TaskOutcome::Exported(snapshot) => {
                 if snapshot.observed {

@@ -13,20 +13,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::entry::{RunningTask, TaskKind};
+use super::entry::{RunningTask, TaskKind, spec_digest};
 use super::exporter::ExportRunner;
 use crate::api::EventExport;
-use crate::export::engine::{ReleaseReport, RunControl};
+use crate::export::engine::{ReleaseReport, RunControl, SpecUpdate};
 use crate::export::failure::Failure;
 use crate::export::manifest::head::HeadRecord;
 use crate::export::snapshot::Snapshot;
-use crate::session::semaphore::{PriorityPermit, PrioritySemaphore};
+use crate::shares::queue::{DepthLimits, Tenant};
+use crate::shares::semaphore::{FairPermit, FairSemaphore};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::GaugeShare;
 
-/// Maximum exports that list their bucket for the first time concurrently. A restart with thousands of resources must
-/// not send all requests at once.
-pub(super) const MAX_FIRST_LISTINGS: usize = 32;
+/// Maximum exports of one namespace and [`StartPriority`] that list their bucket for the first time concurrently. A restart
+/// with thousands of resources must not send all requests at once.
+const MAX_FIRST_LISTINGS: u64 = 20;
+
+/// First listings that are kept for each level of newcomers: for namespaces, priorities and spaces without one. With them,
+/// there are 32 at most.
+const RESERVED_FIRST_LISTINGS: u64 = 4;
 
 /// Capacity of the channel of events. Runs wait when it is full.
 const EVENT_CAPACITY: usize = 1024;
@@ -34,10 +39,12 @@ const EVENT_CAPACITY: usize = 1024;
 /// Minimum time between two changes that a run reports.
 pub(super) const CHANGE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Maximum time that an export keeps its permit for the first listing of its bucket.
-const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum time that an export keeps its permit for the first listing of its bucket: 1 s. Then its peers are slow or do not
+/// answer, and thousands of such exports must not keep others from starting.
+const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Priority of an export for the first listing of its bucket, highest first.
+/// Group of an export for the first listing of its bucket. Within a namespace, the groups take turns: an export of a small
+/// group waits for few others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum StartPriority {
     /// Windows are missing, as far as the status says.
@@ -61,8 +68,20 @@ pub(super) type PrepareFn = Box<dyn FnOnce() -> BoxFuture<'static, Result<Prepar
 
 /// Task before it starts.
 pub(super) enum Task {
-    Export(StartPriority, PrepareFn),
+    /// The tenant is that of the queue for first listings.
+    Export(Tenant, PrepareFn),
     Release(Arc<dyn ExportRunner>),
+}
+
+impl StartPriority {
+    /// Returns the name of the group in the queue.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unfinished => "unfinished",
+            Self::CaughtUp => "caught-up",
+            Self::Complete => "complete",
+        }
+    }
 }
 
 impl Task {
@@ -113,7 +132,7 @@ pub(super) enum TaskOutcome {
 /// All runs of the process.
 pub(super) struct Runs {
     tasks: TaskTracker,
-    start_queue: PrioritySemaphore<StartPriority>,
+    start_queue: FairSemaphore,
     events: mpsc::Sender<RunEvent>,
     metrics: Metrics,
 }
@@ -124,33 +143,40 @@ impl Runs {
         let (events, received) = mpsc::channel(EVENT_CAPACITY);
         let runs = Self {
             tasks: TaskTracker::new(),
-            start_queue: PrioritySemaphore::new(MAX_FIRST_LISTINGS),
+            start_queue: FairSemaphore::new(DepthLimits::with_reserves(
+                MAX_FIRST_LISTINGS,
+                RESERVED_FIRST_LISTINGS,
+            )),
             events,
             metrics,
         };
         (Arc::new(runs), received)
     }
 
-    /// Starts a task for the spec with this digest.
-    pub(super) fn spawn(self: &Arc<Self>, id: TaskId, spec: u64, task: Task) -> RunningTask {
+    /// Starts a task for a version of a resource.
+    pub(super) fn spawn(self: &Arc<Self>, id: TaskId, object: Arc<EventExport>, task: Task) -> RunningTask {
         let (out, snapshots) = watch::channel(Arc::<Snapshot>::default());
         let (admit, admitted) = oneshot::channel();
         let (stop, kind, serial) = (CancellationToken::new(), task.kind(), id.serial);
         let (look, looks) = watch::channel(0);
+        let (newest_spec, updates) = watch::channel(SpecUpdate::default());
         let control = RunControl {
             stop: stop.clone(),
             look: looks,
             // Known when the export is prepared.
             head: None,
+            updates,
         };
         let work = run_task(self.clone(), id.clone(), task, out, control, admit);
         let work = tokio::spawn(work);
         let running = RunningTask {
             serial,
             kind,
-            spec,
+            spec: spec_digest(&object.spec),
+            object,
             stop,
             look,
+            updates: newest_spec,
             abort: work.abort_handle(),
             snapshots: snapshots.clone(),
         };
@@ -181,14 +207,14 @@ async fn run_task(
     task: Task,
     out: watch::Sender<Arc<Snapshot>>,
     control: RunControl,
-    admit: oneshot::Sender<PriorityPermit<StartPriority>>,
+    admit: oneshot::Sender<FairPermit>,
 ) -> TaskOutcome {
-    let (priority, prepare) = match task {
+    let (tenant, prepare) = match task {
         Task::Release(runner) => return TaskOutcome::Released(runner.release().await),
-        Task::Export(priority, prepare) => (priority, prepare),
+        Task::Export(tenant, prepare) => (tenant, prepare),
     };
     let prepared = async {
-        let permit = runs.start_queue.acquire(priority).await;
+        let permit = runs.start_queue.acquire(&tenant, 0).await;
         // Without a supervisor, the permit is dropped.
         let _ = admit.send(permit);
         prepare().await
@@ -212,14 +238,14 @@ async fn supervise(
     id: TaskId,
     mut work: JoinHandle<TaskOutcome>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    mut admitted: oneshot::Receiver<PriorityPermit<StartPriority>>,
+    mut admitted: oneshot::Receiver<FairPermit>,
 ) {
     let (mut running, mut sessions) = (
         GaugeShare::of(&runs.metrics.runs),
         GaugeShare::of(&runs.metrics.sessions_open),
     );
     running.set(1);
-    let mut permit: Option<PriorityPermit<StartPriority>> = None;
+    let mut permit: Option<FairPermit> = None;
     let (mut queued, mut changed) = (true, false);
     let (mut quiet_until, mut permit_until) = (Instant::now(), Instant::now());
     let outcome = loop {

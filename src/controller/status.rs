@@ -431,6 +431,7 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
         first_transfer_at,
         damaged: _,
         looked: _,
+        applied: _,
         retention: _,
     } = snapshot;
     let small = |count: &u64| u32::try_from(*count).unwrap_or(u32::MAX);

@@ -50,11 +50,12 @@ fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
             still_complete: entry.complete_spec.is_some_and(|spec| spec.get() == wanted),
         },
         TaskState::Running(running) if running.kind == TaskKind::Export && running.spec == wanted => {
+            let snapshot = running.snapshots.borrow().clone();
             match &entry.runner {
-                Some(runner) => {
-                    KnownState::Observed(running.snapshots.borrow().clone(), runner.export().clone())
+                Some(runner) if running.has_applied(&snapshot) => {
+                    KnownState::Observed(snapshot, runner.export().clone())
                 }
-                None => KnownState::Starting,
+                Some(_) | None => KnownState::Starting,
             }
         }
         TaskState::Finished { spec, .. } if *spec == wanted => match (&entry.failure, &entry.last_run) {

@@ -17,6 +17,7 @@ use tracing::field::Empty;
 use super::commit::{CountComparison, ReceiptWrite, StagedObject, commit_empty, commit_object, publish_body};
 use super::failure::Failure;
 use super::journal_io::put_record;
+use super::least_speed::{too_slow, transfer_slow};
 use super::observer::WindowResult;
 use super::open::{
     JournaledSessions, OpenAttempt, OpenFailure, OpenOutcome, discard_attempt, open_session, stopped,
@@ -32,7 +33,6 @@ use crate::archive::receipt::body_key;
 use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
 use crate::pipeline::copy::{CopyControl, CopyError, CopyProgress, copy};
-use crate::pipeline::part_pool::PartReservation;
 use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::{StagedBody, StoreSink, StoreSinkError, StoreTarget};
 use crate::storage::PutMode;
@@ -101,17 +101,25 @@ pub(super) struct PriorEvidence {
 
 /// Exports one window when a slot is free, and reports the result to the observer.
 pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: PriorEvidence) -> AttemptReport {
-    // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
     let permits = async {
-        let slot = ctx.budget.acquire_slot(window).await;
-        (slot, ctx.shared.window_slots.acquire(window).await)
+        // A service that does not answer keeps no place from others.
+        listing_before(ctx, window).await?;
+        // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
+        let slot = ctx.budget.acquire_slot(&ctx.tenant, window).await;
+        let place = ctx.shared.window_slots.acquire(&ctx.tenant, window.order());
+        Ok((slot, place.await))
     };
-    let _permits = tokio::select! {
-        permits = permits => permits,
-        () = ctx.stop.cancelled() => return stopped().into(),
+    let span = ctx.window_span(window);
+    let permits = tokio::select! {
+        permits = permits.instrument(span.clone()) => permits,
+        () = ctx.stop.cancelled() => Err(stopped()),
     };
-    let (span, started) = (ctx.window_span(window), Instant::now());
-    let report = run_attempt(ctx, window, prior).instrument(span).await;
+    let started = Instant::now();
+    let report = match &permits {
+        Ok(_) => run_attempt(ctx, window, prior).instrument(span).await,
+        Err(failure) if *failure == stopped() => return stopped().into(),
+        Err(failure) => failure.clone().into(),
+    };
     let end = match &report.outcome {
         Ok(WindowOutcome::Stored(receipt)) => match &receipt.object {
             Some(object) if receipt.revision > 0 => WindowResult::Revised {
@@ -136,8 +144,8 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
 
 /// Takes a window through the steps: prepare, open, download, evaluate, commit, close.
 async fn run_attempt(ctx: &RunContext, window: Window, prior: PriorEvidence) -> AttemptReport {
-    let prepared = match prepare(ctx, window).await {
-        Ok(prepared) => prepared,
+    let listing = match listing_before(ctx, window).await {
+        Ok(listing) => listing,
         Err(failure) => return failure.into(),
     };
     let span = tracing::info_span!("session", attempt = Empty);
@@ -162,12 +170,12 @@ async fn run_attempt(ctx: &RunContext, window: Window, prior: PriorEvidence) -> 
     let attempt = Attempt {
         ctx,
         opened: &opened,
-        before: prepared.listing.as_deref(),
+        before: listing.as_deref(),
         prior,
-        part_bytes: prepared.part_bytes,
+        too_slow: AtomicBool::new(false),
         stop: ctx.stop.child_token(),
     };
-    let outcome = attempt.run_until_deadline(prepared.reservation).await;
+    let outcome = attempt.run_until_deadline().await;
     let span = tracing::info_span!("close");
     let leftover = close_session(ctx, *opened).instrument(span).await;
     AttemptReport {
@@ -176,17 +184,9 @@ async fn run_attempt(ctx: &RunContext, window: Window, prior: PriorEvidence) -> 
     }
 }
 
-/// Evidence and memory that a window needs before its session.
-struct Prepared {
-    /// Listing from before the download; `None`: the service gives none.
-    listing: Option<Arc<DayListing>>,
-    part_bytes: u64,
-    /// Memory for one part: a window with a session never waits for memory.
-    reservation: PartReservation,
-}
-
-/// Lists the day and reserves memory for one part.
-async fn prepare(ctx: &RunContext, window: Window) -> Result<Prepared, Failure> {
+/// Returns the listing from before the download of a window; `None`: the service gives none. Fails if it does not list the
+/// day yet.
+async fn listing_before(ctx: &RunContext, window: Window) -> Result<Option<Arc<DayListing>>, Failure> {
     let listing = ctx.listing_cache.before(window.date()).await?;
     let (settled_at, now) = (ctx.export.due_at(window), (ctx.shared.now)());
     let not_listed_yet =
@@ -196,19 +196,7 @@ async fn prepare(ctx: &RunContext, window: Window) -> Result<Prepared, Failure> 
         let until = now.checked_add(LISTING_POLL).ok();
         return Err(Failure::wait(Reason::NotListedYet, message, until));
     }
-    let hint = listing
-        .as_ref()
-        .and_then(|listing| listing.size_hint(window.date()));
-    let part_bytes = ctx.shared.pool.part_bytes(hint);
-    let reservation = tokio::select! {
-        reservation = ctx.shared.pool.reserve(part_bytes) => reservation.ok_or_else(stopped)?,
-        () = ctx.stop.cancelled() => return Err(stopped()),
-    };
-    Ok(Prepared {
-        listing,
-        part_bytes,
-        reservation,
-    })
+    Ok(listing)
 }
 
 /// Deletes the session, then its journal keys. A failure is logged and never replaces the outcome: recovery deletes what
@@ -250,8 +238,9 @@ pub(super) struct Attempt<'a> {
     /// Listing from before the download.
     pub(super) before: Option<&'a DayListing>,
     pub(super) prior: PriorEvidence,
-    part_bytes: u64,
-    /// Cancelled when the run stops, and at the deadline.
+    /// True once the transfer gave its place up.
+    too_slow: AtomicBool,
+    /// Cancelled when the run stops, at the deadline, and when the transfer gives its place up.
     stop: CancellationToken,
 }
 
@@ -259,7 +248,7 @@ pub(super) struct Attempt<'a> {
 /// [`OpenAttempt::needs_recovery`].
 pub(super) enum Step {
     /// Download the session into the store.
-    Transfer(PartReservation),
+    Transfer,
     /// Compare what arrived with the counts of the service.
     Evaluate(Box<StagedObject>),
     /// Find out why nothing arrived.
@@ -286,7 +275,7 @@ pub(super) struct NoEvents {
 
 impl Attempt<'_> {
     /// Downloads and stores the window; abandons it at the deadline, since other holders may then take it over.
-    async fn run_until_deadline(&self, reservation: PartReservation) -> Result<WindowOutcome, Failure> {
+    async fn run_until_deadline(&self) -> Result<WindowOutcome, Failure> {
         let deadline = async {
             tokio::time::sleep_until(self.opened.deadline).await;
             // The transfer aborts its upload before it ends.
@@ -294,12 +283,16 @@ impl Attempt<'_> {
             std::future::pending().await
         };
         let outcome = tokio::select! {
-            outcome = self.run(Step::Transfer(reservation)) => outcome,
+            outcome = self.run(Step::Transfer) => outcome,
             never = deadline => never,
         };
         match outcome {
             Err(failure) if failure == stopped() && !self.ctx.stop.is_cancelled() => {
-                Err(self.past_deadline())
+                Err(if self.too_slow.load(Ordering::Relaxed) {
+                    transfer_slow(self.window())
+                } else {
+                    self.past_deadline()
+                })
             }
             outcome => outcome,
         }
@@ -309,7 +302,7 @@ impl Attempt<'_> {
     async fn run(&self, mut step: Step) -> Result<WindowOutcome, Failure> {
         loop {
             step = match step {
-                Step::Transfer(reservation) => self.transfer(reservation).await?,
+                Step::Transfer => self.transfer().await?,
                 Step::Evaluate(staged) => self.evaluate(staged).await?,
                 Step::EvaluateEmpty(no_events) => self.evaluate_empty(no_events).await?,
                 Step::Commit(staged, proof, comparison) => self.commit(*staged, proof, comparison).await?,
@@ -350,7 +343,7 @@ impl Attempt<'_> {
         self.opened.id.window
     }
 
-    async fn transfer(&self, reservation: PartReservation) -> Result<Step, Failure> {
+    async fn transfer(&self) -> Result<Step, Failure> {
         self.opened
             .session
             .check()
@@ -371,7 +364,7 @@ impl Attempt<'_> {
         let event = TaskEvent::TransferStarted {
             window: self.window(),
             announced,
-            bytes: shown,
+            bytes: shown.clone(),
         };
         self.ctx.events.send(event).await;
         let progress = |progress: CopyProgress| {
@@ -381,11 +374,17 @@ impl Attempt<'_> {
                 .observer
                 .bytes_downloaded(progress.bytes.saturating_sub(before));
         };
+        let day = self.window().date();
+        let hint = self.before.and_then(|listing| listing.size_hint(day));
+        let (pool, awaits_memory) = (&self.ctx.shared.pool, AtomicBool::new(false));
         let target = StoreTarget {
             store: &peers.store,
             key: &key,
-            part_bytes: self.part_bytes,
-            pool: &self.ctx.shared.pool,
+            part_bytes: pool.part_bytes(hint),
+            pool,
+            tenant: &self.ctx.tenant,
+            order: self.window().order(),
+            awaits_memory: &awaits_memory,
             stop: &self.stop,
             needs_recovery: &self.opened.needs_recovery,
             options: self.opened.publisher().options(),
@@ -395,11 +394,20 @@ impl Attempt<'_> {
             progress: &progress,
         };
         let mut prover = self.ctx.shared.proofs.begin();
-        let mut sink = StoreSink::new(target, reservation);
-        let staged = copy(*download, &mut prover, &mut sink, &control)
-            .instrument(tracing::info_span!("download"))
-            .await
-            .map_err(|error| self.copy_failure(error))?;
+        let mut sink = StoreSink::new(target, None);
+        let copy = copy(*download, &mut prover, &mut sink, &control);
+        let give_up_if_slow = async {
+            too_slow(&shown, &awaits_memory, || self.ctx.is_owing()).await;
+            self.too_slow.store(true, Ordering::Relaxed);
+            // The copy aborts its upload before it ends.
+            self.stop.cancel();
+            std::future::pending().await
+        };
+        let staged = tokio::select! {
+            staged = copy.instrument(tracing::info_span!("download")) => staged,
+            never = give_up_if_slow => never,
+        };
+        let staged = staged.map_err(|error| self.copy_failure(error))?;
         Ok(Step::Evaluate(Box::new(staged)))
     }
 

@@ -16,12 +16,18 @@ use super::run::ExportRun;
 use super::run_context::{RunContext, SharedResources};
 use super::snapshot::Snapshot;
 use super::spec::ExportSpec;
+use crate::archive::memory::JournalMemory;
 use crate::pipeline::part_pool::PartPool;
 use crate::pipeline::prover_pool::ProverPool;
 use crate::session::budget::SessionBudgets;
-use crate::session::semaphore::WindowSemaphore;
+use crate::shares::queue::DepthLimits;
+use crate::shares::semaphore::FairSemaphore;
 use crate::storage::Store;
 use crate::tracker::{TimestampAuthority, Tracker};
+
+/// Places for each window that `--windows` allows: its own, and those that are kept for exports, spaces and namespaces that
+/// have none.
+const PLACES_PER_WINDOW: u64 = 4;
 
 /// Clock of a process.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -33,7 +39,8 @@ pub struct Limits {
     pub pool_mib: u32,
     /// Minimum size of a part, in MiB. S3 takes parts of 5 MiB and more. Default 8.
     pub part_mib: u32,
-    /// Concurrent windows of all exports. Default 32.
+    /// Concurrent windows of all exports that have one already, at most two for each MiB of the pool. As many more are kept
+    /// for exports, for spaces and for namespaces that have none. Default 32.
     pub windows: usize,
     /// Maximum sessions that this process holds in one space, 1–29. Default 28.
     pub sessions_per_space: usize,
@@ -106,16 +113,29 @@ pub struct RunControl {
     pub look: watch::Receiver<u64>,
     /// Newest manifest of the chain, as it is remembered outside the bucket.
     pub head: Option<HeadRecord>,
+    /// Newer spec of the export, with the same source, destination and holder. Transfers go on.
+    pub updates: watch::Receiver<SpecUpdate>,
+}
+
+/// Newer spec of a running export.
+#[derive(Clone, Debug, Default)]
+pub struct SpecUpdate {
+    /// Number of the update, from 1.
+    pub number: u64,
+    /// The spec; `None` before the first update.
+    pub export: Option<Arc<ExportSpec>>,
 }
 
 impl From<CancellationToken> for RunControl {
     fn from(stop: CancellationToken) -> Self {
         // Nobody requests anything.
         let (_, look) = watch::channel(0);
+        let (_, updates) = watch::channel(SpecUpdate::default());
         Self {
             stop,
             look,
             head: None,
+            updates,
         }
     }
 }
@@ -129,12 +149,16 @@ impl Engine {
     /// Creates an engine that reports results to `observer`.
     pub fn with_observer(limits: Limits, now: Clock, observer: Arc<dyn EngineObserver>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let windows = (limits.windows as u64)
+            .min(PartPool::windows_max(limits.pool_mib) / PLACES_PER_WINDOW)
+            .max(1);
         let shared = SharedResources {
             limits,
             now,
-            pool: PartPool::new(limits.pool_mib, limits.part_mib),
+            pool: PartPool::new(limits.pool_mib, limits.part_mib, PLACES_PER_WINDOW * windows),
+            journals: JournalMemory::default(),
             proofs: ProverPool::new(processors),
-            window_slots: WindowSemaphore::new(limits.windows.max(1)),
+            window_slots: FairSemaphore::new(DepthLimits::with_reserves(windows, windows)),
             budgets: SessionBudgets::new(limits.sessions_per_space),
             support: std::sync::Mutex::default(),
             spent_attempts: std::sync::Mutex::default(),
@@ -156,11 +180,11 @@ impl Engine {
         out: &watch::Sender<Arc<Snapshot>>,
         control: impl Into<RunControl>,
     ) -> Arc<Snapshot> {
-        let RunControl { stop, look, head } = control.into();
-        let (ctx, inbox) = RunContext::new(export, peers, Arc::clone(&self.shared), stop);
+        let control = control.into();
+        let (ctx, inbox) = RunContext::new(export, peers, Arc::clone(&self.shared), control.stop.clone());
         let span = ctx.span();
         // On the heap, since callers hold it next to other futures.
-        Box::pin(ExportRun::new(Arc::new(ctx), inbox, look, head).run(out))
+        Box::pin(ExportRun::new(Arc::new(ctx), inbox, control).run(out))
             .instrument(span)
             .await
     }
@@ -184,11 +208,11 @@ impl Engine {
     pub fn load(&self) -> EngineLoad {
         let shared = &self.shared;
         let windows = shared.window_slots.load();
-        let (pool_bytes, pool_used_bytes, waiting_for_memory) = shared.pool.load();
+        let (pool_bytes, pool_used_bytes, waiting_for_memory) = shared.pool.load(windows.taken);
         let (spaces, waiting_for_session) = shared.budgets.load();
         EngineLoad {
-            windows: windows.permits,
-            active_windows: windows.taken,
+            windows: usize::try_from(windows.units).unwrap_or(usize::MAX),
+            active_windows: usize::try_from(windows.taken).unwrap_or(usize::MAX),
             waiting_for_slot: windows.waiting,
             waiting_for_memory,
             waiting_for_session,

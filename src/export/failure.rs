@@ -243,6 +243,7 @@ impl From<&StoreError> for Failure {
             StoreError::Archived { .. } => Reason::ObjectArchived,
             StoreError::Full { .. } => Reason::BucketFull,
             StoreError::Throttled { .. } => Reason::Throttled,
+            StoreError::ArchiveTooLarge { .. } => Reason::ArchiveTooLarge,
             StoreError::Egress(_) => Reason::HostNotAllowed,
             StoreError::Unsupported { what, .. } if what.to_ascii_lowercase().contains("if-none-match") => {
                 Reason::ConditionalWritesUnsupported

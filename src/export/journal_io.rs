@@ -6,7 +6,8 @@ use super::failure::Failure;
 use super::manifest::sign::Signing;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key};
 use crate::archive::listing::{Journal, overlap};
-use crate::archive::read::{ReadOptions, RecordReadError, read_attempts, read_day, read_journal};
+use crate::archive::memory::JournalShare;
+use crate::archive::read::{ReadOptions, RecordReadError, list_keys, read_attempts, read_day, read_journal};
 use crate::archive::records::{self, ArchiveRecord, Receipt};
 use crate::archive::window::Window;
 use crate::storage::{Crc64, ObjectClass, PutMode, PutOptions, PutResult, Segments, Store, StoreError};
@@ -26,8 +27,10 @@ pub(super) async fn load_journal(
     store: &dyn Store,
     root: &ArchiveRoot,
     signing: &Signing,
+    memory: JournalShare,
 ) -> Result<Journal, Failure> {
     let options = ReadOptions {
+        memory: memory.into(),
         trusted: signing.available().map(|keys| keys.trusted().to_vec()),
         ..ReadOptions::default()
     };
@@ -44,9 +47,10 @@ pub(super) async fn load_day(
     store: &dyn Store,
     root: &ArchiveRoot,
     window: Window,
+    memory: JournalShare,
 ) -> Result<Journal, Failure> {
     let load = async {
-        let mut journal = read_day(store, root, window).await?;
+        let mut journal = read_day(store, root, window, memory).await?;
         read_attempts(store, root, &mut journal, |_| true).await?;
         Ok(journal)
     };
@@ -59,13 +63,16 @@ pub(super) async fn load_conflicts(
     store: &dyn Store,
     root: &ArchiveRoot,
     own: AttemptId,
+    [memory, of_objects]: [JournalShare; 2],
 ) -> Result<Journal, Failure> {
     let window = own.window;
     let (journal, objects) = (root.day_journal_prefix(window), root.day_objects_prefix(window));
-    let rows = tokio::try_join!(store.list(&journal), store.list(&objects));
-    let (mut rows, objects) = rows.map_err(|error| Failure::from(&error))?;
-    rows.extend(objects);
-    let mut journal = Journal::from_listing(root, &rows);
+    let listed = tokio::try_join!(
+        list_keys(store, root, &journal, memory),
+        list_keys(store, root, &objects, of_objects)
+    );
+    let (mut journal, objects) = listed.map_err(|error| Failure::from(&error))?;
+    journal.objects.extend(objects.objects);
     read_attempts(store, root, &mut journal, |id| {
         id != own && overlap(id.window, window)
     })
@@ -75,12 +82,13 @@ pub(super) async fn load_conflicts(
 }
 
 /// Lists the attempts and sessions in the journal, of all windows and holders, without reading them.
-pub(super) async fn list_attempts(store: &dyn Store, root: &ArchiveRoot) -> Result<Journal, Failure> {
-    let rows = store
-        .list(&root.journal_prefix())
-        .await
-        .map_err(|error| Failure::from(&error))?;
-    Ok(Journal::from_listing(root, &rows))
+pub(super) async fn list_attempts(
+    store: &dyn Store,
+    root: &ArchiveRoot,
+    memory: JournalShare,
+) -> Result<Journal, Failure> {
+    let listed = list_keys(store, root, &root.journal_prefix(), memory).await;
+    listed.map_err(|error| Failure::from(&error))
 }
 
 /// Writes one record.

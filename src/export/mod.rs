@@ -17,6 +17,7 @@ pub mod engine;
 mod evaluate;
 pub mod failure;
 pub(crate) mod journal_io;
+mod least_speed;
 mod listing_cache;
 pub mod manifest;
 pub mod observer;

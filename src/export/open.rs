@@ -81,30 +81,16 @@ impl From<Failure> for OpenFailure {
 /// Sessions that the journal names, with their holders.
 pub(super) type JournaledSessions = BTreeMap<String, SessionHolder>;
 
-/// Opens a session, one at a time in each space, oldest window first.
+/// Opens a session. All that needs the store happens before and after the turn of the space.
 pub(super) async fn open_session(
     ctx: &RunContext,
     window: Window,
     revision: u32,
     journaled: &JournaledSessions,
 ) -> Result<OpenOutcome, OpenFailure> {
-    let _opening = tokio::select! {
-        opening = ctx.budget.lock_opening(window) => opening,
-        () = ctx.stop.cancelled() => return Err(stopped().into()),
-    };
-    if ctx.stop.is_cancelled() {
-        return Err(stopped().into());
-    }
     let export = &ctx.export;
-    let holder = |id: &str| match ctx.budget.holder(id, &export.name) {
-        SessionHolder::Unknown => journaled.get(id).copied().unwrap_or(SessionHolder::Unknown),
-        holder => holder,
-    };
-    let open_before = ctx.space_sessions().list(holder).await;
-    let open_before = open_before.map_err(|error| Failure::from(&error))?;
-    open_before
-        .check_capacity(&ctx.budget, &export.space, Instant::now())
-        .map_err(|error| Failure::from(&error))?;
+    // What is not in this listing may be of this attempt.
+    let open_before = list_with_capacity(ctx, journaled).await?;
 
     // Read before the store's clock, so that the deadline of this process is not later than the one in the journal.
     let started = tokio::time::Instant::now();
@@ -134,7 +120,7 @@ pub(super) async fn open_session(
         started_at,
         deadline: started_at.saturating_add(max_duration).unwrap_or(Timestamp::MAX),
         tracker_user: ctx.tracker_user(),
-        open_before: open_before.ids.clone(),
+        open_before: open_before.ids,
     };
     let written = put_record(
         &*ctx.peers.store,
@@ -151,9 +137,8 @@ pub(super) async fn open_session(
             leftover: Some(discard_attempt(ctx, id, None).await),
         });
     }
-    let (failure, left) = match create_session(ctx, id, revision, &attempt, &open_before).await {
-        Ok(Some((session, support))) => {
-            let held = ctx.budget.hold(session.id(), &export.name);
+    let (failure, left) = match create_session(ctx, id, revision, &attempt, journaled).await {
+        Ok(Some((session, held, support))) => {
             return Ok(OpenOutcome::Opened(Box::new(OpenAttempt {
                 needs_recovery: AtomicBool::new(false),
                 id,
@@ -187,6 +172,55 @@ pub(super) async fn open_session(
     })
 }
 
+/// Lists the sessions of the space. Fails if another one may not be opened.
+async fn list_with_capacity(
+    ctx: &RunContext,
+    journaled: &JournaledSessions,
+) -> Result<OpenSessions, Failure> {
+    let holder = |id: &str| match ctx.budget.holder(id, &ctx.export.name) {
+        SessionHolder::Unknown => journaled.get(id).copied().unwrap_or(SessionHolder::Unknown),
+        holder => holder,
+    };
+    let listed = ctx.space_sessions().list(holder).await;
+    let listed = listed.map_err(|error| Failure::from(&error))?;
+    let capacity = listed.check_capacity(&ctx.budget, &ctx.export.space, Instant::now());
+    capacity.map_err(|error| Failure::from(&error))?;
+    Ok(listed)
+}
+
+/// Creates a session in the turn of the space, and registers it as held before the turn ends: a search for orphans that has
+/// the next turn sees it.
+async fn create_in_turn(
+    ctx: &RunContext,
+    window: Window,
+    journaled: &JournaledSessions,
+) -> Result<(OpenedSession, HeldSession), (Failure, OpenLeftover)> {
+    let without_leftover = |failure: Failure| (failure, OpenLeftover::Nothing);
+    let _turn = tokio::select! {
+        turn = ctx.budget.lock_opening(&ctx.tenant, window) => turn,
+        () = ctx.stop.cancelled() => return Err(without_leftover(stopped())),
+    };
+    if ctx.stop.is_cancelled() {
+        return Err(without_leftover(stopped()));
+    }
+    let listed = list_with_capacity(ctx, journaled).await;
+    let listed = listed.map_err(without_leftover)?;
+    let request = session_request(window, ctx.is_account_scope());
+    match ctx.space_sessions().create(&request, &listed).await {
+        Ok(opened) => {
+            let held = ctx.budget.hold(opened.id(), &ctx.export.name);
+            Ok((opened, held))
+        }
+        Err(error) => {
+            let leftover = match error {
+                OpenError::PossiblyOpen(_) => OpenLeftover::PossibleSession,
+                _ => OpenLeftover::Nothing,
+            };
+            Err((Failure::from(&error), leftover))
+        }
+    }
+}
+
 /// Leftover of a failed attempt to open a session.
 enum OpenLeftover {
     /// No leftover.
@@ -199,14 +233,14 @@ enum OpenLeftover {
     PossibleSession,
 }
 
-type CreatedSession = Option<(OpenedSession, ConditionalSupport)>;
+type CreatedSession = Option<(OpenedSession, HeldSession, ConditionalSupport)>;
 
 async fn create_session(
     ctx: &RunContext,
     id: AttemptId,
     revision: u32,
     attempt: &AttemptRecord,
-    open_before: &OpenSessions,
+    journaled: &JournaledSessions,
 ) -> Result<CreatedSession, (Failure, OpenLeftover)> {
     let (export, window) = (&ctx.export, id.window);
     let without_leftover = |failure: Failure| (failure, OpenLeftover::Nothing);
@@ -215,7 +249,12 @@ async fn create_session(
         .map_err(|failure| (failure, OpenLeftover::ProbeUpload))?;
     // A listing may lag behind, so that the receipt is also looked up by its key.
     let (mut journal, has_receipt) = tokio::try_join!(
-        load_conflicts(&*ctx.peers.store, &export.root, id),
+        load_conflicts(
+            &*ctx.peers.store,
+            &export.root,
+            id,
+            [ctx.journal_share(), ctx.journal_share()]
+        ),
         has_receipt(ctx, window, revision)
     )
     .map_err(without_leftover)?;
@@ -249,18 +288,7 @@ async fn create_session(
             }));
         }
     }
-    let request = session_request(window, ctx.is_account_scope());
-    let sessions = ctx.space_sessions();
-    let opened = match sessions.create(&request, open_before).await {
-        Ok(opened) => opened,
-        Err(error) => {
-            let leftover = match error {
-                OpenError::PossiblyOpen(_) => OpenLeftover::PossibleSession,
-                _ => OpenLeftover::Nothing,
-            };
-            return Err((Failure::from(&error), leftover));
-        }
-    };
+    let (opened, held) = create_in_turn(ctx, window, journaled).await?;
     let session = opened.session();
     let event = TaskEvent::SessionOpened {
         session: session.id.clone(),
@@ -281,7 +309,7 @@ async fn create_session(
     );
     if let Err(error) = recorded {
         // Without its key, recovery could not prove that this attempt opened the session.
-        if sessions.close(&session.id).await.is_err() {
+        if ctx.space_sessions().close(&session.id).await.is_err() {
             return Err((Failure::from(&error), OpenLeftover::PossibleSession));
         }
         ctx.events
@@ -292,7 +320,7 @@ async fn create_session(
             OpenLeftover::DeletedSession(session.id.clone()),
         ));
     }
-    Ok(Some((opened, support)))
+    Ok(Some((opened, held, support)))
 }
 
 /// Returns the request for the session of a window.

@@ -210,7 +210,13 @@ async fn adopt_revision(
     receipt: Receipt,
     attested: bool,
 ) -> Result<(), Failure> {
-    let journal = load_day(&*ctx.peers.store, &ctx.export.root, id.window).await?;
+    let journal = load_day(
+        &*ctx.peers.store,
+        &ctx.export.root,
+        id.window,
+        ctx.journal_share(),
+    )
+    .await?;
     let facts = journal.receipts.get(&id.window).cloned().flatten();
     let reported = latest_count(receipt.reported_before, receipt.reported_after).or(receipt.reported_of_day);
     let target =
@@ -325,25 +331,26 @@ async fn delete_orphan_session(
     closed: &BTreeSet<AttemptId>,
 ) -> Result<(), Failure> {
     let export = &ctx.export;
-    // Meanwhile this process opens no session that is not in the journal yet.
-    let _opening = ctx.budget.lock_opening(id.window).await;
     let store_now = ctx
         .peers
         .store
         .now()
         .await
         .map_err(|error| Failure::from(&error))?;
-    let listing = ctx
-        .peers
-        .tracker
-        .list_sessions_with_time(&export.space)
-        .await
-        .map_err(|error| Failure::from(&error))?;
+    let (listing, held) = {
+        // Meanwhile this process opens no session. It holds those that it has opened.
+        let _turn = ctx.budget.lock_opening(&ctx.tenant, id.window).await;
+        let listing = ctx.peers.tracker.list_sessions_with_time(&export.space).await;
+        let listing = listing.map_err(|error| Failure::from(&error))?;
+        let ids = listing.sessions.iter().map(|session| session.id.clone());
+        let held: BTreeSet<String> = ids.filter(|id| ctx.budget.holds(id)).collect();
+        (listing, held)
+    };
     // Listed after the sessions, so that a session that any attempt opened meanwhile is no candidate.
-    let mut journal = list_attempts(&*ctx.peers.store, &export.root).await?;
+    let mut journal = list_attempts(&*ctx.peers.store, &export.root, ctx.journal_share()).await?;
     let unassigned: Vec<&Session> = {
         let journaled: BTreeSet<&String> = journal.sessions().map(|(_, session)| session).collect();
-        let known = |session: &&Session| journaled.contains(&session.id) || ctx.budget.holds(&session.id);
+        let known = |session: &&Session| journaled.contains(&session.id) || held.contains(&session.id);
         listing
             .sessions
             .iter()
@@ -662,7 +669,7 @@ async fn earliest_in_progress(
     let InterruptedAttempt { id, idle, .. } = interrupted;
     let store = &*ctx.peers.store;
     let now = store.now().await.map_err(|error| Failure::from(&error))?;
-    let mut journal = load_day(store, &ctx.export.root, id.window).await?;
+    let mut journal = load_day(store, &ctx.export.root, id.window, ctx.journal_share()).await?;
     ctx.remove_spent_attempts(&mut journal);
     ctx.export
         .mark_foreign_attempts(&mut journal, ctx.clock_offset(now));

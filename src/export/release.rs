@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::engine::ReleaseReport;
 use super::failure::{Failure, RetryClass};
-use super::journal_io::load_journal;
 use super::recovery::{InterruptedAttempt, recover_attempt};
 use super::run_context::RunContext;
 use crate::api::Reason;
@@ -15,10 +14,7 @@ use crate::archive::layout::AttemptId;
 pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {
     let mut released = ReleaseReport::default();
     let store = &*ctx.peers.store;
-    let (mut journal, now) = match (
-        load_journal(store, &ctx.export.root, &ctx.peers.signing).await,
-        store.now().await,
-    ) {
+    let (mut journal, now) = match (ctx.load_journal().await, store.now().await) {
         (Ok(journal), Ok(now)) => (journal, now),
         (Err(failure), _) => {
             return ReleaseReport {

@@ -228,17 +228,20 @@ pub(super) async fn finish_revision(
         needs_recovery,
     };
     let part_bytes = ctx.shared.pool.part_bytes(Some(later.bytes));
-    let reservation = reserve_memory(ctx, target, part_bytes, stop).await?;
+    let reservation = reserve_memory(ctx, target, window, part_bytes, stop).await?;
     let sink_target = StoreTarget {
         store,
         key: &full_key,
         part_bytes,
         pool: &ctx.shared.pool,
+        tenant: &ctx.tenant,
+        order: window.order(),
+        awaits_memory: &AtomicBool::new(false),
         stop,
         needs_recovery,
         options: publisher.options(),
     };
-    let mut sink = StoreSink::new(sink_target, reservation);
+    let mut sink = StoreSink::new(sink_target, Some(reservation));
     let earlier = earlier.as_ref().map(|body| (body, target.events));
     // On the heap: the futures of a window are bounded.
     let difference = Box::pin(copy_difference(&**store, earlier, &later, &mut sink, stop)).await;
@@ -304,14 +307,13 @@ pub(super) async fn finish_revision(
 async fn reserve_memory(
     ctx: &RunContext,
     target: &RevisionTarget,
+    window: Window,
     part_bytes: u64,
     stop: &CancellationToken,
 ) -> Result<PartReservation, Failure> {
-    let pool = &ctx.shared.pool;
-    let (pool_bytes, ..) = pool.load();
     let wanted = part_bytes + memory_of_comparison(target.events);
     tokio::select! {
-        reservation = pool.reserve(wanted.min(pool_bytes)) => reservation.ok_or_else(stopped),
+        reservation = ctx.shared.pool.reserve(&ctx.tenant, window.order(), wanted) => Ok(reservation),
         () = stop.cancelled() => Err(stopped()),
     }
 }

@@ -20,8 +20,9 @@ use super::commit::ReceiptWrite;
 use super::decide::{
     HELD_RELIST_INTERVAL, RunDecision, RunObservation, SealStep, decide, other_hours_events,
 };
+use super::engine::{RunControl, SpecUpdate};
 use super::failure::{Failure, Observed, Problem, RetryClass};
-use super::journal_io::{load_day, load_journal, put_record};
+use super::journal_io::{load_day, put_record};
 use super::manifest::chain::{ChainCache, ensure_manifest};
 use super::manifest::head::{HeadRecord, check_head, next_head};
 use super::manifest::statement::build_statement;
@@ -114,6 +115,10 @@ pub(super) struct ExportRun {
     look: watch::Receiver<u64>,
     /// Number of the last request that was answered.
     looked: u64,
+    /// Newer specs.
+    updates: watch::Receiver<SpecUpdate>,
+    /// Number of the last one that was taken over.
+    applied: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,12 +162,13 @@ fn observed_count(failure: &Failure) -> Option<u64> {
 }
 
 impl ExportRun {
-    pub(super) fn new(
-        ctx: Arc<RunContext>,
-        inbox: RunInbox,
-        look: watch::Receiver<u64>,
-        head: Option<HeadRecord>,
-    ) -> Self {
+    pub(super) fn new(ctx: Arc<RunContext>, inbox: RunInbox, control: RunControl) -> Self {
+        let RunControl {
+            stop: _,
+            look,
+            head,
+            updates,
+        } = control;
         let abandoned = ctx.export.abandoned_head.clone();
         Self {
             retry_state: RetryState {
@@ -193,6 +199,8 @@ impl ExportRun {
             first_transfer_at: None,
             look,
             looked: 0,
+            updates,
+            applied: 0,
         }
     }
 
@@ -203,6 +211,7 @@ impl ExportRun {
                 return self.stop(out).await;
             }
             self.look_again();
+            self.take_update();
             self.refresh_journal().await;
             let decide_started = Instant::now();
             let decision = self.decide();
@@ -244,6 +253,26 @@ impl ExportRun {
         }
     }
 
+    /// Takes a newer spec over. Tasks that run go on with the one that they began with.
+    fn take_update(&mut self) {
+        // An error means that nobody sends one.
+        if !self.updates.has_changed().unwrap_or(false) {
+            return;
+        }
+        let SpecUpdate { number, export } = self.updates.borrow_and_update().clone();
+        let Some(export) = export else { return };
+        self.head = next_head(self.head.take(), None, export.abandoned_head.as_ref());
+        self.ctx = Arc::new(self.ctx.with_export(export));
+        self.applied = number;
+        // The periods of manifests and the days to compare may be others.
+        self.retry_state.sealed.clear();
+        self.retry_state.seal_retry = None;
+        self.retry_state.head_due = self.head.is_some();
+        self.counts = None;
+        (self.list_days_at, self.recheck_at) = (Instant::now(), Some(Instant::now()));
+        tracing::info!(export = self.ctx.export.name, "spec changed, transfers go on");
+    }
+
     /// Lists the bucket if the journal is missing or stale, unless the export is backing off.
     async fn refresh_journal(&mut self) {
         let age = self.now().duration_since(self.listed_at);
@@ -261,7 +290,7 @@ impl ExportRun {
         let store = &*ctx.peers.store;
         let looking = *self.look.borrow();
         let loaded = async {
-            let mut journal = load_journal(store, &ctx.export.root, &ctx.peers.signing).await?;
+            let mut journal = ctx.load_journal().await?;
             self.add_unlisted_receipts(&mut journal, |_| true).await?;
             Ok::<_, Failure>(journal)
         };
@@ -803,6 +832,10 @@ impl ExportRun {
                     self.look.mark_changed();
                     return;
                 }
+                Ok(()) = self.updates.changed() => {
+                    self.updates.mark_changed();
+                    return;
+                }
                 () = tokio::time::sleep_until(started + until.min(publish)) => return,
                 Some(event) = self.inbox.events.recv() => {
                     if self.apply(event) != EventEffect::Noted {
@@ -1121,7 +1154,7 @@ impl ExportRun {
     async fn refresh_day(&mut self, window: Window) {
         let ctx = Arc::clone(&self.ctx);
         let refreshed = async {
-            let mut day = load_day(&*ctx.peers.store, &ctx.export.root, window).await?;
+            let mut day = load_day(&*ctx.peers.store, &ctx.export.root, window, ctx.journal_share()).await?;
             let same_day = |known: Window| known.date() == window.date();
             self.add_unlisted_receipts(&mut day, same_day).await?;
             Ok::<_, Failure>(day)
@@ -1238,6 +1271,7 @@ impl ExportRun {
             last_stored,
             first_transfer_at: self.first_transfer_at,
             looked: self.looked,
+            applied: self.applied,
             retention: self.ctx.listing_cache.retention(),
         }
     }

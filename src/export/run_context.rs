@@ -10,6 +10,8 @@ use tracing::Span;
 use ulid::Ulid;
 
 use super::engine::{Clock, Limits, Peers};
+use super::failure::Failure;
+use super::journal_io::load_journal;
 use super::listing_cache::{ListedDays, ListingCache};
 use super::observer::EngineObserver;
 use super::spec::ExportSpec;
@@ -17,12 +19,14 @@ use super::task_events::{TaskEvent, TaskEvents};
 use crate::api::Scope;
 use crate::archive::layout::AttemptId;
 use crate::archive::listing::Journal;
+use crate::archive::memory::{JournalMemory, JournalShare};
 use crate::archive::window::Window;
 use crate::pipeline::part_pool::PartPool;
 use crate::pipeline::prover_pool::ProverPool;
 use crate::session::budget::{SessionBudget, SessionBudgets};
 use crate::session::guard::SpaceSessions;
-use crate::session::semaphore::WindowSemaphore;
+use crate::shares::queue::Tenant;
+use crate::shares::semaphore::FairSemaphore;
 use crate::storage::StoreIdentity;
 use crate::storage::conditional::ConditionalSupport;
 
@@ -37,8 +41,10 @@ pub(super) struct SharedResources {
     pub(super) limits: Limits,
     pub(super) now: Clock,
     pub(super) pool: PartPool,
+    pub(super) journals: JournalMemory,
     pub(super) proofs: ProverPool,
-    pub(super) window_slots: WindowSemaphore,
+    /// Places of windows.
+    pub(super) window_slots: FairSemaphore,
     pub(super) budgets: SessionBudgets,
     /// Conditional writes that each store supports.
     pub(super) support: Mutex<HashMap<StoreIdentity, ConditionalSupport>>,
@@ -57,7 +63,9 @@ pub(super) struct RunContext {
     pub(super) peers: Peers,
     pub(super) shared: Arc<SharedResources>,
     pub(super) budget: SessionBudget,
-    pub(super) listing_cache: ListingCache,
+    /// The export among those that share the resources of the process.
+    pub(super) tenant: Tenant,
+    pub(super) listing_cache: Arc<ListingCache>,
     pub(super) stop: CancellationToken,
     /// Receiver of the events of tasks: the loop of the run.
     pub(super) events: TaskEvents,
@@ -65,7 +73,7 @@ pub(super) struct RunContext {
     tracker_user: watch::Receiver<Option<String>>,
     /// Digests of the receipts that a trusted key attests, by key below the root: at most one for each receipt of the
     /// export.
-    attested: Mutex<BTreeMap<String, String>>,
+    attested: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// Counterpart of a context: the ends of its channels that belong to the loop of the run.
@@ -79,6 +87,18 @@ pub(super) struct RunInbox {
 /// Locks a mutex and ignores poisoning: the data stays valid after a panic elsewhere.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns an empty cache of the days that the service lists of an export.
+fn new_listing_cache(export: &ExportSpec, peers: &Peers, shared: &SharedResources) -> Arc<ListingCache> {
+    let days = ListedDays {
+        space: export.space.clone(),
+        account: export.scope == Scope::Account,
+        first: export.start,
+        last: export.end,
+    };
+    let (tracker, max_age) = (peers.tracker.clone(), shared.limits.listing_max_age);
+    Arc::new(ListingCache::new(tracker, days, Arc::clone(&shared.now), max_age))
 }
 
 impl RunContext {
@@ -121,19 +141,9 @@ impl RunContext {
         shared: Arc<SharedResources>,
         stop: CancellationToken,
     ) -> (Self, RunInbox) {
+        let tenant = export.tenant();
         let budget = shared.budgets.for_space(&export.source, &export.space);
-        let days = ListedDays {
-            space: export.space.clone(),
-            account: export.scope == Scope::Account,
-            first: export.start,
-            last: export.end,
-        };
-        let listing_cache = ListingCache::new(
-            peers.tracker.clone(),
-            days,
-            Arc::clone(&shared.now),
-            shared.limits.listing_max_age,
-        );
+        let listing_cache = new_listing_cache(&export, &peers, &shared);
         let (events, received) = TaskEvents::channel();
         let (user, tracker_user) = watch::channel(None);
         let inbox = RunInbox {
@@ -145,14 +155,38 @@ impl RunContext {
             export,
             peers,
             shared,
+            tenant,
             budget,
             listing_cache,
-            attested: Mutex::default(),
+            attested: Arc::default(),
             stop,
             events,
             tracker_user,
         };
         (ctx, inbox)
+    }
+
+    /// Returns the context of the same run with a newer spec, for the tasks that begin from now on.
+    pub(super) fn with_export(&self, export: Arc<ExportSpec>) -> Self {
+        let days = |export: &ExportSpec| (export.start, export.end);
+        let listing_cache = if days(&export) == days(&self.export) {
+            Arc::clone(&self.listing_cache)
+        } else {
+            new_listing_cache(&export, &self.peers, &self.shared)
+        };
+        Self {
+            id: self.id,
+            export,
+            peers: self.peers.clone(),
+            shared: Arc::clone(&self.shared),
+            budget: self.budget.clone(),
+            tenant: self.tenant.clone(),
+            listing_cache,
+            stop: self.stop.clone(),
+            events: self.events.clone(),
+            tracker_user: self.tracker_user.clone(),
+            attested: Arc::clone(&self.attested),
+        }
     }
 
     // Spans that identify the subject of a log line have the highest level, so that no filter removes them.
@@ -198,6 +232,24 @@ impl RunContext {
     /// Returns the tracker user, once a reply named it.
     pub(super) fn tracker_user(&self) -> Option<String> {
         self.tracker_user.borrow().clone()
+    }
+
+    /// Lists the archive, and reads the records that decisions need, within its share of the memory for journals.
+    pub(super) async fn load_journal(&self) -> Result<Journal, Failure> {
+        let memory = self.journal_share();
+        load_journal(&*self.peers.store, &self.export.root, &self.peers.signing, memory).await
+    }
+
+    /// Returns an empty share of the memory for journals.
+    pub(super) fn journal_share(&self) -> JournalShare {
+        self.shared.journals.share(&self.tenant)
+    }
+
+    /// Returns true if this export holds places or memory while another one that holds none waits.
+    pub(super) fn is_owing(&self) -> bool {
+        self.shared.window_slots.is_owed_by(&self.tenant)
+            || self.budget.is_owed_by(&self.tenant)
+            || self.shared.pool.is_owed_by(&self.tenant)
     }
 
     /// Returns the sessions of the export's space.

@@ -75,6 +75,8 @@ pub struct Snapshot {
     pub first_transfer_at: Option<Timestamp>,
     /// Number of the last request to look again that was answered by a complete listing.
     pub looked: u64,
+    /// Number of the newest spec update that the run took over; 0: none.
+    pub applied: u64,
     /// Last observed retention of the service; `None`: not requested, or the service does not list its days.
     pub retention: Option<ObservedRetention>,
 }

@@ -12,6 +12,7 @@ use crate::archive::manifest::Head;
 use crate::archive::manifest::document::GapEntry;
 use crate::archive::records::AttemptRecord;
 use crate::archive::window::{HourSet, Window};
+use crate::shares::queue::Tenant;
 
 /// Days within which each shard has a day: two rounds of the distribution.
 const SHARD_CYCLE_DAYS: usize = 2 * SHARDS_MAX as usize;
@@ -119,6 +120,13 @@ pub struct ExportSpec {
 }
 
 impl ExportSpec {
+    /// Returns the export among those that share the resources of the process. Files of the command line that name no
+    /// namespace are of one.
+    pub fn tenant(&self) -> Tenant {
+        let (namespace, _) = self.name.split_once('/').unwrap_or_default();
+        Tenant::new(namespace, &self.space, &self.name)
+    }
+
     /// Gives attempts of another running process with the same holder name a different holder in `journal`, so that
     /// this process does not recover them. `clock_offset`: store's clock minus local clock.
     pub fn mark_foreign_attempts(&self, journal: &mut Journal, clock_offset: SignedDuration) {

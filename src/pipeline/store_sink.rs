@@ -1,7 +1,7 @@
 //! Sink of a copy in an object store: parts of an upload, several in flight, or one small body. I/O with the store.
 //!
-//! A part goes to the store while the next one fills. All memory is reserved from the pool. Only small chunks are copied
-//! and joined, so that a slow stream of tiny chunks needs no extra memory.
+//! A part goes to the store while the next one fills. All memory beyond the first bytes is reserved from the pool. Only small
+//! chunks are copied and joined, so that a slow stream of tiny chunks needs no extra memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::copy::{CopyError, Sink};
-use super::part_pool::{PartPool, PartReservation};
+use super::part_pool::{FIRST_BYTES, PartPool, PartReservation};
+use crate::shares::queue::Tenant;
 use crate::storage::{Crc64, PutOptions, Segments, Store, StoreError, Upload, UploadedPart};
 
 /// Maximum number of parts of one copy in flight.
@@ -55,8 +56,14 @@ pub struct StoreTarget<'a> {
     pub key: &'a str,
     /// Size of a part in bytes.
     pub part_bytes: u64,
-    /// Memory for further parts.
+    /// Memory for parts.
     pub pool: &'a PartPool,
+    /// Export that takes the memory.
+    pub tenant: &'a Tenant,
+    /// Position among the windows of the export that wait for memory.
+    pub order: i64,
+    /// True while the sink waits for memory.
+    pub awaits_memory: &'a AtomicBool,
     /// Stop signal.
     pub stop: &'a CancellationToken,
     /// Set if an upload may be left that could not be aborted.
@@ -86,11 +93,18 @@ impl Sink for StoreSink<'_> {
     type Error = StoreSinkError;
 
     fn room(&self) -> u64 {
-        self.target.part_bytes - self.buffer.len()
+        let bytes = match self.reservation {
+            Some(_) => self.target.part_bytes,
+            None => FIRST_BYTES,
+        };
+        bytes - self.buffer.len()
     }
 
     async fn push(&mut self, chunk: Bytes, crc64: Crc64) -> Result<(), StoreCopyError> {
         self.buffer.push(chunk);
+        if self.reservation.is_none() && self.buffer.len() == FIRST_BYTES {
+            self.reservation = Some(self.reserve_first_part().await?);
+        }
         if self.buffer.len() == self.target.part_bytes {
             self.send_part(crc64).await?;
             self.reservation = Some(self.reserve_part().await?);
@@ -141,12 +155,12 @@ impl Sink for StoreSink<'_> {
 type StoreCopyError = CopyError<StoreSinkError>;
 
 impl<'a> StoreSink<'a> {
-    /// Creates a sink with memory for its first part.
-    pub fn new(target: StoreTarget<'a>, reservation: PartReservation) -> Self {
+    /// Creates a sink, with memory for its first part if the caller reserved it.
+    pub fn new(target: StoreTarget<'a>, reservation: Option<PartReservation>) -> Self {
         Self {
             target,
             buffer: PartBuffer::default(),
-            reservation: Some(reservation),
+            reservation,
             sent_crc64: Crc64::of(b""),
             upload: None,
             in_flight: JoinSet::new(),
@@ -168,6 +182,26 @@ impl<'a> StoreSink<'a> {
         self.upload_part(part, part_crc64, reservation).await
     }
 
+    /// Waits for memory for the first part. The download pauses meanwhile.
+    async fn reserve_first_part(&self) -> Result<PartReservation, StoreCopyError> {
+        let StoreTarget {
+            pool,
+            tenant,
+            order,
+            part_bytes,
+            awaits_memory,
+            stop,
+            ..
+        } = self.target;
+        awaits_memory.store(true, Ordering::Relaxed);
+        let reserved = tokio::select! {
+            () = stop.cancelled() => Err(CopyError::Stopped),
+            reservation = pool.reserve(tenant, order, part_bytes) => Ok(reservation),
+        };
+        awaits_memory.store(false, Ordering::Relaxed);
+        reserved
+    }
+
     /// Reserves memory for the next part: a spare reservation, free memory of the pool, or that of a finished part.
     async fn reserve_part(&mut self) -> Result<PartReservation, StoreCopyError> {
         loop {
@@ -175,7 +209,10 @@ impl<'a> StoreSink<'a> {
                 return Ok(reservation);
             }
             if self.in_flight.len() < PARTS_IN_FLIGHT
-                && let Some(reservation) = self.target.pool.try_reserve(self.target.part_bytes)
+                && let Some(reservation) = self
+                    .target
+                    .pool
+                    .try_reserve(self.target.tenant, self.target.part_bytes)
             {
                 return Ok(reservation);
             }

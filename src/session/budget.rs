@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::SESSIONS_PER_SPACE;
 use super::occupancy::SessionHolder;
-use super::semaphore::{PriorityPermit, PrioritySemaphore};
 use crate::archive::window::Window;
+use crate::shares::queue::{DepthLimits, Tenant};
+use crate::shares::semaphore::{FairPermit, FairSemaphore};
 
 /// Time that a space must stay nearly full before a process that holds none of its sessions opens one: 15 s. The
 /// sessions may be its own, left by a crash, and about to be deleted.
@@ -26,8 +27,9 @@ pub struct SessionBudgets {
 pub struct SessionBudget {
     own_limit: usize,
     /// Windows that may hold a session.
-    slots: PrioritySemaphore<Window>,
-    opening: PrioritySemaphore<Window>,
+    slots: FairSemaphore,
+    /// The turn to list and open sessions.
+    opening: FairSemaphore,
     /// Sessions that this process holds, with the export of each.
     held: Arc<Mutex<BTreeMap<String, String>>>,
     /// Open sessions of all users at the last listing.
@@ -92,8 +94,8 @@ impl SessionBudgets {
             .entry(key)
             .or_insert_with(|| SessionBudget {
                 own_limit: self.own_limit,
-                slots: PrioritySemaphore::new(self.own_limit),
-                opening: PrioritySemaphore::new(1),
+                slots: FairSemaphore::new(DepthLimits::flat(self.own_limit as u64)),
+                opening: FairSemaphore::new(DepthLimits::flat(1)),
                 held: Arc::default(),
                 listed: Arc::default(),
                 nearly_full_since: Arc::default(),
@@ -129,14 +131,20 @@ impl SessionBudgets {
 }
 
 impl SessionBudget {
-    /// Waits until one more window may hold a session; the oldest window goes first.
-    pub async fn acquire_slot(&self, window: Window) -> PriorityPermit<Window> {
-        self.slots.acquire(window).await
+    /// Waits until one more window may hold a session.
+    pub async fn acquire_slot(&self, tenant: &Tenant, window: Window) -> FairPermit {
+        self.slots.acquire(tenant, window.order()).await
     }
 
-    /// Waits for the exclusive right to list and open sessions; the oldest window goes first.
-    pub async fn lock_opening(&self, window: Window) -> PriorityPermit<Window> {
-        self.opening.acquire(window).await
+    /// Waits for the turn of the space: the exclusive right to list and open sessions. All its exports wait meanwhile, so
+    /// that nothing else may be done in it.
+    pub async fn lock_opening(&self, tenant: &Tenant, window: Window) -> FairPermit {
+        self.opening.acquire(tenant, window.order()).await
+    }
+
+    /// Returns true if a tenant holds a slot while one that holds none waits for it.
+    pub fn is_owed_by(&self, tenant: &Tenant) -> bool {
+        self.slots.is_owed_by(tenant)
     }
 
     /// Returns whether another session may be opened while `open` are open in the space. The last free one is

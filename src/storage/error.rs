@@ -171,6 +171,16 @@ pub enum StoreError {
         /// The limit, with its unit.
         limit: String,
     },
+    /// An archive that needs more than the limit of the caller.
+    #[error("the archive below {prefix:?} in {store} needs more than {limit}")]
+    ArchiveTooLarge {
+        /// Name of the store.
+        store: String,
+        /// The prefix.
+        prefix: String,
+        /// The limit, with its unit.
+        limit: String,
+    },
     /// The settings cannot work.
     #[error("{store} cannot be used: {message}")]
     InvalidSettings {
@@ -233,6 +243,7 @@ impl StoreError {
             | Self::Io { .. }
             | Self::InvalidKey { .. }
             | Self::LimitExceeded { .. }
+            | Self::ArchiveTooLarge { .. }
             | Self::Rejected { .. } => return None,
         };
         Some(Remedy::new(setting, action))
@@ -288,6 +299,7 @@ impl StoreError {
             | Self::Egress(_)
             | Self::InvalidKey { .. }
             | Self::LimitExceeded { .. }
+            | Self::ArchiveTooLarge { .. }
             | Self::InvalidSettings { .. } => StoreErrorClass::ActionRequired,
         }
     }

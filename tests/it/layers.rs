@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders from the bottom to the top. `main.rs`, `lib.rs` and `fuzzing` use all of them.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "api",
+    "shares",
     "egress",
     "storage",
     "tracker",

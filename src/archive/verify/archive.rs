@@ -11,7 +11,7 @@ use jiff::civil::Date;
 
 use super::attestation::{ReceiptSignatures, Unsigned};
 use super::build_report::build_report;
-use super::contents::{self, RootContents, UnknownFile};
+use super::contents::{ArchiveListing, RootContents};
 use super::heads;
 use super::object::ObjectReader;
 use super::observation::ObjectObservation;
@@ -30,7 +30,8 @@ use crate::archive::manifest::Head;
 use crate::archive::manifest::chain::{Document, Receipts, SignedDocument};
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::signature::{self, PublicKey, SignatureStatus};
-use crate::archive::read::{get_document, per_document};
+use crate::archive::memory::JournalMemory;
+use crate::archive::read::{ReadDocument, get_document, per_document};
 use crate::archive::receipt::read_receipt;
 use crate::archive::records::{ArchiveRecord, RECORD_MAX_BYTES, Receipt, RecordError};
 use crate::archive::window::Window;
@@ -46,8 +47,12 @@ const OBJECT_CONCURRENCY_MAX: usize = 16;
 const READ_ANYWAY_BYTES: u64 = 16 << 20;
 /// Size up to which a gzip is decompressed whatever its receipt states: 64 MiB.
 const DESCRIBED_MAX_BYTES: u64 = 64 << 20;
-/// Maximum total size of the receipts and manifests of a root in bytes: 1 GiB.
-const DOCUMENTS_MAX_BYTES: u64 = 1 << 30;
+/// Maximum total size of the receipts and manifests of a root in bytes: 512 MiB.
+const DOCUMENTS_MAX_BYTES: u64 = 512 << 20;
+/// Memory for the listing of a complete archive, in KiB: 1 GiB.
+const LISTING_KIB: u64 = 1 << 20;
+/// Memory for the listing of a part of an archive, in KiB: 64 MiB.
+const PARTIAL_LISTING_KIB: u64 = 64 << 10;
 /// Maximum size of a signature file in bytes. A longer file is no signature.
 const SIGNATURE_MAX_BYTES: u64 = 1024;
 
@@ -156,8 +161,8 @@ pub async fn verify(
 
 /// Lists the roots below the prefix, and a finding for each file outside of them.
 pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, Vec<Finding>), StoreError> {
-    let listing = contents::group_by_root(&options.prefix, list_keys(options).await?);
-    let mut roots = listing.roots;
+    let ArchiveListing { roots, outside } = list_keys(options).await?;
+    let mut roots: Vec<RootContents> = roots.into_values().collect();
     if roots.is_empty() && options.expectation.is_some() {
         roots.push(RootContents::new(ArchiveRoot::from_prefix(&options.prefix)));
     }
@@ -167,7 +172,7 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
             .revisions
             .retain(|(window, _), _| options.includes(window.date()));
     }
-    let mut findings: Vec<Finding> = listing.outside.iter().map(UnknownFile::finding).collect();
+    let mut findings: Vec<Finding> = outside.findings(&options.prefix, |_| true).collect();
     let irregular = options.store.list_irregular(&options.prefix).await?;
     findings.extend(irregular.into_iter().map(|entry| {
         let root = ArchiveRoot::of(&options.prefix, &entry.key);
@@ -185,17 +190,36 @@ pub async fn list_roots(options: &VerifyOptions) -> Result<(Vec<RootContents>, V
 
 /// Lists the keys below the prefix; of a partial verification, those of its days and the manifests. A checkpoint states
 /// receipts of many days, so that it needs a complete verification.
-async fn list_keys(options: &VerifyOptions) -> Result<Vec<ObjectSummary>, StoreError> {
-    let (true, Some(since), Some(until)) = (options.partial, options.since, options.until) else {
-        return options.store.list(&options.prefix).await;
-    };
+async fn list_keys(options: &VerifyOptions) -> Result<ArchiveListing, StoreError> {
     let root = ArchiveRoot::from_prefix(&options.prefix);
-    let mut listed = Vec::new();
-    for prefix in root.prefixes_of_days(since, until) {
-        listed.extend(options.store.list(&prefix).await?);
+    let (prefixes, limit) = match (options.partial, options.since, options.until) {
+        (true, Some(since), Some(until)) => {
+            let prefixes = root.prefixes_of_days(since, until);
+            (prefixes.into_iter().collect(), PARTIAL_LISTING_KIB)
+        }
+        _ => (vec![options.prefix.clone()], LISTING_KIB),
+    };
+    let wanted = |key: &str| !options.partial || root.day_of(key).is_none_or(|day| options.includes(day));
+    let memory = JournalMemory::new(limit).alone();
+    let (mut listing, mut exceeded) = (ArchiveListing::default(), Ok(()));
+    for prefix in prefixes {
+        let mut add_page = |page: Vec<ObjectSummary>| {
+            for row in page.into_iter().filter(|row| wanted(&row.key)) {
+                if exceeded.is_ok() {
+                    exceeded = listing.add(&options.prefix, row, &memory);
+                }
+            }
+        };
+        options.store.list_pages(&prefix, &mut add_page).await?;
     }
-    listed.retain(|row| root.day_of(&row.key).is_none_or(|day| options.includes(day)));
-    Ok(listed)
+    match exceeded {
+        Ok(()) => Ok(listing),
+        Err(_) => Err(StoreError::ArchiveTooLarge {
+            store: options.store.identity().to_string(),
+            prefix: options.prefix.clone(),
+            limit: format!("{} MiB of memory", limit / 1024),
+        }),
+    }
 }
 
 impl VerifyOptions {
@@ -228,9 +252,9 @@ pub async fn read_documents(
     let rows = rows.chain(contents.checkpoints.values());
     let total = rows.fold(0_u64, |total, row| total.saturating_add(row.size));
     if total > DOCUMENTS_MAX_BYTES {
-        return Err(StoreError::LimitExceeded {
+        return Err(StoreError::ArchiveTooLarge {
             store: store.identity().to_string(),
-            key: contents.root.as_str().to_owned(),
+            prefix: contents.root.as_str().to_owned(),
             limit: format!("{DOCUMENTS_MAX_BYTES} bytes of receipts, manifests and checkpoints"),
         });
     }
@@ -359,7 +383,7 @@ async fn read_signature(
     let read = get_document(store, key, SIGNATURE_MAX_BYTES, Manifest::SCHEMA).await;
     Ok(match per_document(read)? {
         Err(error) if !matches!(error, RecordError::Archived { .. }) => Ok(Some(bytes::Bytes::new())),
-        read => read,
+        read => read.map(|found| found.map(ReadDocument::into_bytes)),
     })
 }
 

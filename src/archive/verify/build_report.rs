@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::archive::VerifyOptions;
 use super::attestation::AttestationTotals;
-use super::contents::{FileEffect, RootContents, UnknownFile};
+use super::contents::{FileEffect, RootContents};
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
 use super::receipts::{ExpectedObject, coverage_findings, uncounted_remarks};
 use super::recheck::RootReading;
@@ -276,10 +276,7 @@ fn build_remarks(
         let all: Vec<&str> = sources.iter().map(String::as_str).collect();
         remarks.push(Finding::new(FindingKind::SeveralSources, contents.root.as_str()).found(all.join(", ")));
     }
-    let harmless = contents
-        .unknown
-        .iter()
-        .filter(|file| file.effect != FileEffect::Read);
-    remarks.extend(harmless.map(UnknownFile::finding));
+    let is_harmless = |effect| effect != FileEffect::Read;
+    remarks.extend(contents.unknown.findings(contents.root.as_str(), is_harmless));
     remarks
 }

@@ -9,6 +9,7 @@ use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key, StampedDocument};
 use crate::archive::listing::Journal;
 use crate::archive::manifest::chain::Receipts;
+use crate::archive::memory::{JournalShare, ShareExceeded};
 use crate::archive::receipt::ReceiptFacts;
 use crate::archive::window::Window;
 use crate::storage::ObjectSummary;
@@ -38,8 +39,8 @@ pub struct RootContents {
     pub checkpoint_signatures: BTreeMap<Date, ObjectSummary>,
     /// Rows of time stamps, by their documents.
     pub timestamps: BTreeMap<StampedDocument, ObjectSummary>,
-    /// Files that do not belong to the archive, in no order.
-    pub unknown: Vec<UnknownFile>,
+    /// Files that do not belong to the archive.
+    pub unknown: UnknownFiles,
 }
 
 /// A file that does not belong to the archive.
@@ -51,8 +52,19 @@ pub struct UnknownFile {
     pub effect: FileEffect,
 }
 
+/// Maximum unknown files of each effect that are named. Further ones are counted.
+const NAMED_MAX: usize = 1000;
+
+/// Unknown files, in no order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnknownFiles {
+    named: Vec<UnknownFile>,
+    /// Number of the files of each effect.
+    count: BTreeMap<FileEffect, usize>,
+}
+
 /// Effect of an unknown file on readers of the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileEffect {
     /// Queries over `date=` folders read it as events.
     Read,
@@ -65,35 +77,76 @@ pub enum FileEffect {
 /// A listing, grouped by root.
 #[derive(Clone, Debug, Default)]
 pub struct ArchiveListing {
-    /// Roots, in the order of their keys.
-    pub roots: Vec<RootContents>,
+    /// Roots by their prefix.
+    pub roots: BTreeMap<String, RootContents>,
     /// Files outside of all roots.
-    pub outside: Vec<UnknownFile>,
+    pub outside: UnknownFiles,
 }
 
-/// Groups a listing of all keys below `prefix`, which is empty or ends with `/`. The prefix contains several spaces
-/// and scopes, or is one root.
-pub fn group_by_root(prefix: &str, listed: Vec<ObjectSummary>) -> ArchiveListing {
-    let mut roots: BTreeMap<String, RootContents> = BTreeMap::new();
-    let mut outside = Vec::new();
-    for row in listed {
+impl ArchiveListing {
+    /// Adds a row of a listing below `prefix`, which is empty or ends with `/`. The prefix contains several spaces and
+    /// scopes, or is one root.
+    pub fn add(
+        &mut self,
+        prefix: &str,
+        row: ObjectSummary,
+        memory: &JournalShare,
+    ) -> Result<(), ShareExceeded> {
         if ArchiveRoot::is_internal(&row.key) {
-            continue;
+            return Ok(());
         }
-        match ArchiveRoot::of(prefix, &row.key) {
-            Some(root) => roots
-                .entry(root.as_str().to_owned())
-                .or_insert_with(|| RootContents::new(root))
-                .add(row),
-            None => outside.push(UnknownFile::new(
-                &row,
-                row.key.strip_prefix(prefix).unwrap_or(&row.key),
-            )),
+        let Some(root) = ArchiveRoot::of(prefix, &row.key) else {
+            let below = row.key.strip_prefix(prefix).unwrap_or(&row.key);
+            self.outside.add(UnknownFile::new(&row, below));
+            return Ok(());
+        };
+        let name = root.as_str();
+        if !self.roots.contains_key(name) {
+            memory.add((size_of::<RootContents>() + 2 * name.len()) as u64)?;
+        }
+        let contents = self.roots.entry(name.to_owned());
+        contents
+            .or_insert_with(|| RootContents::new(root))
+            .add(row, memory)
+    }
+}
+
+impl UnknownFiles {
+    fn add(&mut self, file: UnknownFile) {
+        let count = self.count.entry(file.effect).or_default();
+        *count += 1;
+        if *count <= NAMED_MAX {
+            self.named.push(file);
         }
     }
-    ArchiveListing {
-        roots: roots.into_values().collect(),
-        outside,
+
+    /// Returns a finding or remark for each file that is named, and one for the others of each effect. `prefix` is that of
+    /// all files.
+    pub fn findings(
+        &self,
+        prefix: &str,
+        wanted: impl Fn(FileEffect) -> bool,
+    ) -> impl Iterator<Item = Finding> {
+        let named = self.named.iter().filter(|file| wanted(file.effect));
+        let further = self
+            .count
+            .iter()
+            .filter(|(effect, count)| wanted(**effect) && **count > NAMED_MAX);
+        let further = further.map(|(effect, count)| {
+            Finding::new(effect.finding_kind(), prefix).found(format!("{} further files", count - NAMED_MAX))
+        });
+        let findings: Vec<Finding> = named.map(UnknownFile::finding).chain(further).collect();
+        findings.into_iter()
+    }
+}
+
+impl FileEffect {
+    const fn finding_kind(self) -> FindingKind {
+        match self {
+            Self::Read => FindingKind::StrayFile,
+            Self::Skipped => FindingKind::SkippedFile,
+            Self::Outside => FindingKind::ForeignFile,
+        }
     }
 }
 
@@ -115,12 +168,7 @@ impl UnknownFile {
 
     /// Returns the finding or remark.
     pub fn finding(&self) -> Finding {
-        let kind = match self.effect {
-            FileEffect::Read => FindingKind::StrayFile,
-            FileEffect::Skipped => FindingKind::SkippedFile,
-            FileEffect::Outside => FindingKind::ForeignFile,
-        };
-        Finding::new(kind, self.key.clone())
+        Finding::new(self.effect.finding_kind(), self.key.clone())
     }
 }
 
@@ -139,14 +187,20 @@ impl RootContents {
             checkpoints: BTreeMap::new(),
             checkpoint_signatures: BTreeMap::new(),
             timestamps: BTreeMap::new(),
-            unknown: Vec::new(),
+            unknown: UnknownFiles::default(),
         }
     }
 
     /// Adds a row of a listing.
-    pub fn add(&mut self, row: ObjectSummary) {
+    pub fn add(&mut self, row: ObjectSummary, memory: &JournalShare) -> Result<(), ShareExceeded> {
+        let key = self.root.parse(&row.key);
+        if !matches!(key, Key::Other) {
+            memory.add_key(&key)?;
+            let etag = row.etag.as_ref().map_or(0, String::len);
+            memory.add((size_of::<ObjectSummary>() + row.key.len() + etag) as u64)?;
+        }
         self.journal.add(&self.root, &row);
-        match self.root.parse(&row.key) {
+        match key {
             Key::Events(window) => drop(self.objects.insert(window, row)),
             Key::Receipt(window) => drop(self.receipts.insert(window, row)),
             Key::ReceiptSignature(window, 0) => drop(self.receipt_signatures.insert(window, row)),
@@ -159,11 +213,13 @@ impl RootContents {
             Key::CheckpointSignature(day) => drop(self.checkpoint_signatures.insert(day, row)),
             Key::Timestamp(document) => drop(self.timestamps.insert(document, row)),
             Key::Signature(number) => drop(self.signatures.insert(number, row)),
-            Key::Other => self
-                .unknown
-                .push(UnknownFile::new(&row, self.relative_key(&row.key))),
+            Key::Other => {
+                let file = UnknownFile::new(&row, self.relative_key(&row.key));
+                self.unknown.add(file);
+            }
             _ => {}
         }
+        Ok(())
     }
 
     fn revision(&mut self, window: Window, number: u32) -> &mut RevisionRows {
@@ -273,10 +329,18 @@ mod tests {
             "p/.DS_Store",
             "p/space=a/scope=space/.eventexport-tmp/facts/x",
         ];
-        let listing = group_by_root("p/", keys.map(row).into());
-        let kinds = |files: &[UnknownFile]| -> Vec<(FindingKind, String)> {
-            let findings = files.iter().map(UnknownFile::finding);
-            findings
+        let group = |prefix: &str, keys: &[&str]| {
+            let mut listing = ArchiveListing::default();
+            for key in keys {
+                let added = listing.add(prefix, row(key), &JournalShare::default());
+                added.unwrap();
+            }
+            listing
+        };
+        let listing = group("p/", &keys);
+        let kinds = |files: &UnknownFiles| -> Vec<(FindingKind, String)> {
+            files
+                .findings("p/", |_| true)
                 .map(|finding| (finding.kind, finding.key.replace("p/space=a/scope=space/", "")))
                 .collect()
         };
@@ -290,7 +354,7 @@ mod tests {
             ]
         );
         assert_eq!(listing.roots.len(), 2);
-        let space = &listing.roots[1];
+        let space = &listing.roots["p/space=a/scope=space/"];
         assert_eq!(
             space.root.space_and_scope(),
             Some(("a".to_owned(), "space".to_owned()))
@@ -312,9 +376,21 @@ mod tests {
             "x/date=2018-06-01/events.json.gz",
             "x/_journal/2018-06-01.receipt.json",
         ];
-        let listing = group_by_root("x/", keys.map(row).into());
+        let listing = group("x/", &keys);
         assert_eq!(listing.roots.len(), 1);
-        assert_eq!(listing.roots[0].root.as_str(), "x/");
-        assert_eq!(listing.roots[0].receipts.len(), 1);
+        assert_eq!(listing.roots["x/"].receipts.len(), 1);
+
+        // Names are kept of some, and all are counted.
+        let keys: Vec<String> = (0..=NAMED_MAX)
+            .map(|number| format!("x/date=2018-06-01/{number}"))
+            .collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let found = group("x/", &keys).roots["x/"]
+            .unknown
+            .findings("x/", |_| true)
+            .last()
+            .unwrap();
+        assert_eq!((found.kind, found.key.as_str()), (FindingKind::StrayFile, "x/"));
+        assert_eq!(found.found.as_deref(), Some("1 further files"));
     }
 }

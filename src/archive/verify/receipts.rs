@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::attestation::ReceiptSignatures;
-use super::contents::{FileEffect, RootContents, UnknownFile};
+use super::contents::{FileEffect, RootContents};
 use crate::archive::coverage::{Coverage, Damage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
@@ -92,11 +92,9 @@ pub fn expected_objects(
         }
     }
     out.objects.sort_by_key(|expected| expected.window);
-    let strays = contents
-        .unknown
-        .iter()
-        .filter(|file| file.effect == FileEffect::Read);
-    out.findings.extend(strays.map(UnknownFile::finding));
+    let is_read = |effect| effect == FileEffect::Read;
+    let strays = contents.unknown.findings(contents.root.as_str(), is_read);
+    out.findings.extend(strays);
     out
 }
 

@@ -17,6 +17,7 @@ use crate::archive::coverage::{self, Coverage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
 use crate::archive::manifest::chain::{self, ChainAudit, Receipts};
+use crate::archive::memory::JournalShare;
 use crate::archive::presence::{HEADS_MAX, find_unlisted};
 use crate::archive::range::{self, ExpectedRange};
 use crate::archive::read::read_negative_records;
@@ -180,7 +181,8 @@ impl ArchiveReading {
             }
             let mut contents = root.contents.clone();
             for row in found {
-                contents.add(row);
+                // Few, as many as were asked for.
+                let _ = contents.add(row, &JournalShare::default());
             }
             let documents = std::mem::take(&mut root.documents);
             let known = (root.contents.clone(), documents);

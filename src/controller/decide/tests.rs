@@ -29,10 +29,17 @@ fn finished(result: FinishedTask) -> ObservedTask {
 
 const EXPORTING: ObservedTask = ObservedTask::Exporting {
     spec: 1,
+    in_place: false,
+    stopping: false,
+};
+const ADAPTABLE: ObservedTask = ObservedTask::Exporting {
+    spec: 1,
+    in_place: true,
     stopping: false,
 };
 const STOPPING: ObservedTask = ObservedTask::Exporting {
     spec: 1,
+    in_place: true,
     stopping: true,
 };
 
@@ -60,6 +67,21 @@ fn an_export_starts_stops_and_restarts() {
             ResourceObservation {
                 spec_digest: 2,
                 ..observed(EXPORTING)
+            },
+            ReconcileDecision::now(Action::Stop),
+        ),
+        (
+            ResourceObservation {
+                spec_digest: 2,
+                ..observed(ADAPTABLE)
+            },
+            ReconcileDecision::now(Action::ApplySpec),
+        ),
+        (
+            ResourceObservation {
+                spec_digest: 2,
+                secrets_stale: true,
+                ..observed(ADAPTABLE)
             },
             ReconcileDecision::now(Action::Stop),
         ),

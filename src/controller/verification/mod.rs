@@ -35,6 +35,7 @@ use crate::api::{CheckedVerification, ConditionType, EventExport, Setting, Setti
 use crate::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
 use crate::archive::verify::attestation::Unsigned;
 use crate::archive::verify::recheck::Recheck;
+use crate::storage::ObjectSummary;
 use pass::PassRange;
 use pick::{Candidate, Turns};
 use slice::{Slice, SliceResult};
@@ -298,12 +299,16 @@ async fn read_slice(
     let unreadable = |error: crate::storage::StoreError| error.describe(&SettingNames::default());
     let mut sizes = BTreeMap::<Date, u64>::new();
     for prefix in export.root.prefixes_of_days(slice.since, slice.until) {
-        for row in store.list(&prefix).await.map_err(unreadable)? {
-            if let Some(day) = export.root.day_of(&row.key) {
-                let size = sizes.entry(day).or_default();
-                *size = size.saturating_add(row.size);
+        let mut add_page = |page: Vec<ObjectSummary>| {
+            for row in page {
+                if let Some(day) = export.root.day_of(&row.key) {
+                    let size = sizes.entry(day).or_default();
+                    *size = size.saturating_add(row.size);
+                }
             }
-        }
+        };
+        let listed = store.list_pages(&prefix, &mut add_page);
+        listed.await.map_err(unreadable)?;
     }
     let slice = slice.limited(
         &sizes,

@@ -15,6 +15,7 @@ use crate::api::Reason;
 use crate::archive::layout::Key;
 use crate::archive::manifest::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::{ChainListing, LinkSignature, ManifestLink, SEQUENCE_MAX};
+use crate::archive::read::list_keys;
 use crate::archive::records::{self, RangeRecord};
 use crate::export::failure::Failure;
 use crate::export::journal_io::record_options;
@@ -134,13 +135,9 @@ pub(in crate::export) async fn ensure_manifest(
 async fn list_chain(ctx: &RunContext) -> Result<ChainListing, Failure> {
     let root = &ctx.export.root;
     let prefix = root.manifests_prefix();
-    let rows = ctx.peers.store.list(&prefix).await;
-    let rows = rows.map_err(|error| store_failure(&prefix, "list", &error))?;
-    let mut chain = ChainListing::default();
-    for row in &rows {
-        chain.insert(&root.parse(&row.key));
-    }
-    Ok(chain)
+    let listed = list_keys(&*ctx.peers.store, root, &prefix, ctx.journal_share()).await;
+    let listed = listed.map_err(|error| store_failure(&prefix, "list", &error))?;
+    Ok(listed.chain)
 }
 
 /// Adds the manifests that this run wrote or read and that exist although the listing leaves them out.

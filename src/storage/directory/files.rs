@@ -391,9 +391,9 @@ impl ObjectFiles {
                 let entry = entry.map_err(|error| self.io_error(&below, "listing", &error))?;
                 walk.entries += 1;
                 if walk.entries > LIST_MAX {
-                    return Err(StoreError::LimitExceeded {
+                    return Err(StoreError::ArchiveTooLarge {
                         store: self.name.to_string(),
-                        key: prefix.to_owned(),
+                        prefix: prefix.to_owned(),
                         limit: format!("{LIST_MAX} keys"),
                     });
                 }

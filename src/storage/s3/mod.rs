@@ -1165,9 +1165,9 @@ impl S3Store {
     }
 
     fn limit_exceeded(&self, prefix: &str, limit: usize, unit: &str) -> StoreError {
-        StoreError::LimitExceeded {
+        StoreError::ArchiveTooLarge {
             store: self.name.clone(),
-            key: prefix.to_owned(),
+            prefix: prefix.to_owned(),
             limit: format!("{limit} {unit}"),
         }
     }

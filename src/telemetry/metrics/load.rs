@@ -84,7 +84,7 @@ impl Collector for LoadCollector {
         )?;
         gauge(
             "windows_limit",
-            "Maximum number of windows that have a slot (--windows).",
+            "Maximum number of windows of exports that have one already (--windows).",
             None,
             number(windows),
         )?;

@@ -13,7 +13,7 @@ use eventexport::storage::{
     StoreIdentity, Upload, UploadedPart,
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub(crate) struct FaultyStore {
     fault: StoreFault,
     /// Clock of this store minus that of the inner one.
     clock_offset: SignedDuration,
+    /// Part of the calls that wait, as `log` has them.
+    stalled: watch::Sender<Option<String>>,
     calls: AtomicUsize,
     in_flight: AtomicU64,
     /// Maximum bytes of parts in flight.
@@ -131,6 +133,7 @@ impl FaultyStore {
             times,
             fault,
             clock_offset: SignedDuration::ZERO,
+            stalled: watch::Sender::new(None),
             calls: AtomicUsize::new(0),
             in_flight: AtomicU64::new(0),
             max_in_flight: AtomicU64::new(0),
@@ -165,6 +168,11 @@ impl FaultyStore {
             listings,
             exists,
         });
+    }
+
+    /// Lets the calls with this text wait, or no more.
+    pub(crate) fn stall(&self, calls: Option<&str>) {
+        self.stalled.send_replace(calls.map(str::to_owned));
     }
 
     /// Moves a key to an archive tier: it cannot be read.
@@ -207,6 +215,9 @@ impl FaultyStore {
     ) -> Result<T, StoreError> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         self.log.lock().unwrap().push(format!("{call} {what}"));
+        let mut stalled = self.stalled.subscribe();
+        let passes = |stalled: &Option<String>| stalled.as_ref().is_none_or(|part| !what.contains(part));
+        let _ = stalled.wait_for(passes).await;
         let dies = matches!(self.fault, StoreFault::CrashBefore | StoreFault::CrashAfter);
         let faulty = self.at > 0 && call >= self.at && (dies || call < self.at + self.times);
         if !faulty {

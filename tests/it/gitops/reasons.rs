@@ -97,6 +97,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         | Reason::BucketForbidden
         | Reason::BucketFull
         | Reason::ObjectAttributesRejected
+        | Reason::ArchiveTooLarge
         | Reason::SourceMismatch
         | Reason::ObjectMissing
         | Reason::ObjectSizeMismatch
@@ -129,7 +130,7 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         | Reason::ListingIncomplete
         | Reason::Failed => problem(RetryClass::Retry(None), None),
         // Problems of one window that is retried.
-        Reason::NotGzip | Reason::DownloadIncomplete | Reason::RangeMismatch => {
+        Reason::NotGzip | Reason::DownloadIncomplete | Reason::RangeMismatch | Reason::TransferSlow => {
             problem(RetryClass::Retry(None), Some(DAY))
         }
         // Problems of one window that need a manual decision.

@@ -136,6 +136,11 @@ impl Exporter for ScriptedExporter {
         }))
     }
 
+    fn export_spec(&self, _: &EventExportSpec, _: &Owner) -> Result<ExportSpec, Failure> {
+        let message = "a scripted export takes over no newer spec";
+        Err(Failure::wait(Reason::InvalidSpec, message, None))
+    }
+
     async fn open_archive(
         &self,
         _: &EventExportSpec,
@@ -151,6 +156,16 @@ impl Exporter for ScriptedExporter {
 impl ExportRunner for ScriptedJob {
     fn export(&self) -> &Arc<ExportSpec> {
         &self.export
+    }
+
+    fn with_export(&self, export: &Arc<ExportSpec>) -> Arc<dyn ExportRunner> {
+        Arc::new(Self {
+            exporter: self.exporter.clone(),
+            name: self.name.clone(),
+            space: self.space.clone(),
+            key: self.key.clone(),
+            export: export.clone(),
+        })
     }
 
     async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, control: RunControl) -> Arc<Snapshot> {
