@@ -1,4 +1,4 @@
-//! Progress as JSON, one object per line on standard output. `docs/cli.md` documents the fields.
+//! Progress as JSON, one object per line on standard output. `docs/json.md` documents the fields.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
