@@ -67,7 +67,7 @@ mod tests {
             let awaits_memory = AtomicBool::new(awaits_memory);
             let transfer = async {
                 for period in 1..10 {
-                    tokio::time::sleep(PERIOD - Duration::from_secs(1)).await;
+                    tokio::time::sleep(PERIOD.saturating_sub(Duration::from_secs(1))).await;
                     sender.send_replace(period * bytes);
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
