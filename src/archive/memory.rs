@@ -114,7 +114,7 @@ impl JournalShare {
         })
     }
 
-    /// Takes memory without waiting: whoever waited while it holds some could keep others waiting for ever.
+    /// Takes memory without waiting: a holder that waits for more could block others indefinitely.
     pub(super) fn add(&self, bytes: u64) -> Result<(), ShareExceeded> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while taken.spare < bytes {

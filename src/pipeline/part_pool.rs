@@ -1,7 +1,7 @@
 //! Memory for parts: one pool per process bounds the memory of all transfers. No I/O.
 //!
 //! A window has memory for its first bytes with its place. It waits for a whole part once it has more, and holds no other part
-//! meanwhile; so whoever holds parts never waits for memory, and every wait ends. Further parts are taken only if they are
+//! meanwhile; so a window that holds parts never waits for memory, and every wait ends. Further parts are taken only if they are
 //! free.
 
 use crate::shares::queue::{DepthLimits, Tenant};

@@ -418,8 +418,8 @@ mod tests {
     }
 
     proptest! {
-        /// Units are neither lost nor created, limits hold, and whoever holds nothing on some level is served before those
-        /// that hold some.
+        /// Units are neither lost nor created, limits hold, and requests of nodes that hold nothing on some level are served
+        /// before those of others.
         #[test]
         fn grants_are_within_the_limits_and_fair(steps in steps()) {
             let who = |number: usize| tenant(&format!("n{}/s{}/x{number}", number % 2, number % 6));
