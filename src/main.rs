@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use eventexport::cli::{
-    self, Command, cat, cluster, context, ddl, download, health, inspect, plan, plugin, run, session, shell,
-    status, verify,
+    self, Command, cat, cluster, context, ddl, download, health, inspect, plan, plugin, report, run, session,
+    shell, status, verify,
 };
 
 #[cfg(all(target_os = "linux", feature = "jemalloc"))]
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Cat(args) => cli::block_on(cat::run(args)),
         Command::Ddl(args) => cli::exit_code(ddl::run(&args)),
         Command::Inspect(args) => cli::block_on(inspect::run(args)),
+        Command::Report(args) => cli::block_on(report::run(args)),
         Command::Status(args) => cli::block_on(status::run(*args)),
         Command::Session(args) => cli::block_on(session::run(args)),
         Command::Download(args) => cli::block_on(download::run(args)),

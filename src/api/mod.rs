@@ -13,6 +13,7 @@ mod definition;
 mod destination;
 mod document;
 mod duration;
+pub mod human;
 mod immutable_fields;
 pub mod reason;
 mod redact;

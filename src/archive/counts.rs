@@ -202,6 +202,19 @@ pub fn split_days(stored: impl IntoIterator<Item = (Window, u64, Option<u64>)>) 
     days
 }
 
+/// Returns the verdict on a day by those of its windows. `sum`: of a day that is stored by the hour; it is compared
+/// instead of the hours, which the service does not count.
+pub fn evaluate_day(verdicts: impl Iterator<Item = Verdict>, sum: Option<SplitDay>) -> Option<Verdict> {
+    let verdicts: Vec<Verdict> = verdicts.collect();
+    let weakest = verdicts.iter().copied().reduce(Verdict::weaker)?;
+    Some(match sum {
+        // Content that could be counted only in part is compared with nothing.
+        Some(_) if verdicts.contains(&Verdict::Uncounted) => Verdict::Uncounted,
+        Some(sum) if weakest != Verdict::Empty => sum.verdict(),
+        _ => weakest,
+    })
+}
+
 /// Daily listing of the service, over a range wider than the export's, so that its edges are significant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DayListing {

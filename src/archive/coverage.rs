@@ -471,6 +471,14 @@ pub fn day_shortfalls(journal: &Journal, source: Option<&str>) -> BTreeMap<Date,
         .collect()
 }
 
+/// Returns one window for each wanted day, oldest first: the day or, of an export of one hour of each day, that hour.
+pub fn expected_windows(wanted: &HourSet) -> impl DoubleEndedIterator<Item = Window> {
+    wanted.days().map(|(date, hours)| {
+        let hour = Window::split(date).find(|hour| hour.hours() == hours);
+        hour.unwrap_or(Window::day(date))
+    })
+}
+
 impl Expectation {
     /// Expects nothing but events of this source: for what an archive covers, whatever is wanted.
     pub fn of_source(source: &str) -> Self {
@@ -508,14 +516,9 @@ impl Coverage {
     /// Returns the windows that are not covered, with their states: expected ones, a day at a time, and others with data
     /// that does not count.
     pub fn uncovered(&self, wanted: &HourSet) -> Vec<(Window, WindowState)> {
-        let days = wanted.days().map(|(date, hours)| {
-            let day = Window::day(date);
-            // Of an export of one hour of each day: that hour.
-            let hour = Window::split(date).find(|hour| hour.hours() == hours);
-            hour.unwrap_or(day)
-        });
-        let expected: BTreeMap<Window, WindowState> =
-            days.map(|window| (window, self.state(window))).collect();
+        let expected: BTreeMap<Window, WindowState> = expected_windows(wanted)
+            .map(|window| (window, self.state(window)))
+            .collect();
         let mut all: BTreeMap<Window, WindowState> = self
             .damaged
             .keys()

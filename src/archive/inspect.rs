@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
+use super::calendar::Calendar;
 use super::counts::{DayListing, DayLookup, SplitDay, Verdict, compare_counts, is_grown, split_days};
 use super::coverage::{self, Coverage, Expectation, WindowState};
 use super::listing::Journal;
@@ -56,6 +57,8 @@ pub struct Inspection {
     pub mismatches: Vec<CountMismatch>,
     /// Open sessions of the journal: the window and the id.
     pub sessions: Vec<(Window, String)>,
+    /// Expected days.
+    pub calendar: Calendar,
     /// Existing manifests.
     pub manifests: u64,
     /// The newest manifest, if it was read.
@@ -166,6 +169,7 @@ pub fn inspect(
             .sessions()
             .map(|(id, session)| (id.window, session.clone()))
             .collect(),
+        calendar: Calendar::new(journal, &coverage, &range.wanted),
         manifests: journal.chain.manifests.len() as u64,
         head: journal.chain.head(),
         grown: None,

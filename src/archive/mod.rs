@@ -3,8 +3,9 @@
 //!
 //! Reading order: `window`, `layout` (keys), `records` (documents), `receipt`, `listing` (the only classifier of keys),
 //! `checkpoint`, `counts` (comparison with the reports of the service), `coverage` (the state of each window), `manifest`, `read` (the
-//! journal of a root), `inspect`, `verify`.
+//! journal of a root), `calendar` (one state for each day), `inspect`, `verify`, `report`.
 
+pub mod calendar;
 pub mod checkpoint;
 pub mod counts;
 pub mod coverage;
@@ -19,6 +20,7 @@ pub mod range;
 pub mod read;
 pub mod receipt;
 pub mod records;
+pub mod report;
 pub mod timestamp;
 pub mod verify;
 pub mod window;

@@ -53,6 +53,17 @@ impl RangeBasis {
     }
 }
 
+/// Returns merged ranges as one text, with at most `max` of them.
+pub fn format_ranges(ranges: &[String], max: usize) -> String {
+    if ranges.is_empty() {
+        return "nothing".to_owned();
+    }
+    let more = ranges.len().saturating_sub(max);
+    let rest = (more > 0).then(|| format!("and {more} more"));
+    let shown = ranges.iter().take(max).cloned().chain(rest);
+    shown.collect::<Vec<_>>().join(", ")
+}
+
 /// Returns the expected range of a root: the due windows of an expectation or, without one, the sealed periods and what
 /// is `stored` after them.
 pub fn expected_range(

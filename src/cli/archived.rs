@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::human;
 use super::settings::archive::OpenArchive;
-use crate::archive::counts::Verdict;
+use crate::archive::calendar::CalendarDay;
 use crate::archive::coverage::{self, Coverage, Expectation, WindowState};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
@@ -17,19 +17,6 @@ use crate::export::spec::ExportSpec;
 
 /// Maximum number of missing ranges in a cell of a partial day.
 const RANGES_SHOWN: usize = 3;
-
-/// Day in an archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArchivedDay {
-    /// State of the day.
-    pub state: WindowState,
-    /// Events counted, over all receipts that cover the day.
-    pub events: u64,
-    /// Bytes as stored.
-    pub bytes: u64,
-    /// Weakest verdict of the receipts.
-    pub verdict: Option<Verdict>,
-}
 
 /// Lists the root, and reads the receipts of the days from `start` to `end`.
 pub async fn read_days(
@@ -85,72 +72,56 @@ pub fn archived_day(
     coverage: &Coverage,
     export: Option<&ExportSpec>,
     day: Date,
-) -> ArchivedDay {
-    let window = window_of(export, day).unwrap_or(Window::day(day));
-    let mut archived = ArchivedDay {
-        state: coverage.state(window),
-        events: 0,
-        bytes: 0,
-        verdict: None,
-    };
-    for (_, facts) in coverage::counted_receipts(journal, coverage, day) {
-        let current = facts.current();
-        archived.events = archived.events.saturating_add(current.events);
-        archived.bytes = archived.bytes.saturating_add(facts.stored_bytes());
-        let verdict = current.verdict;
-        archived.verdict = Some(
-            archived
-                .verdict
-                .map_or(verdict, |weakest| weakest.weaker(verdict)),
-        );
-    }
-    archived
+) -> CalendarDay {
+    CalendarDay::new(
+        journal,
+        coverage,
+        window_of(export, day).unwrap_or(Window::day(day)),
+    )
 }
 
-impl ArchivedDay {
-    /// Returns the cell of the table; `listed` is the number of events that the service reports now.
-    pub fn cell(&self, listed: Option<u64>) -> String {
-        let events = human::count(self.events);
-        let verdict = self
-            .verdict
-            .map(|verdict| format!(" {verdict:?}"))
-            .unwrap_or_default();
-        match &self.state {
-            WindowState::Covered => match listed.map(|listed| listed.saturating_sub(self.events)) {
-                Some(more @ 1..) => format!("{events}{verdict}; {} more now", human::count(more)),
-                _ => format!("{events}{verdict}"),
-            },
-            WindowState::Partial(missing) => {
-                format!(
-                    "{events} partial; missing {}",
-                    missing.ranges(RANGES_SHOWN).join(", ")
-                )
-            }
-            WindowState::Missing => "missing".to_owned(),
-            WindowState::NotDue => "not over".to_owned(),
-            WindowState::Accepted => "accepted gap".to_owned(),
-            WindowState::Expired => "EXPIRED".to_owned(),
-            WindowState::Damaged(damage) => format!("{}: {damage}", damage.as_str()),
+/// Returns the cell of the table; `listed` is the number of events that the service reports now.
+pub fn cell(day: &CalendarDay, listed: Option<u64>) -> String {
+    let events = human::count(day.events);
+    let verdict = day
+        .verdict
+        .map(|verdict| format!(" {verdict:?}"))
+        .unwrap_or_default();
+    match &day.state {
+        WindowState::Covered => match listed.map(|listed| listed.saturating_sub(day.events)) {
+            Some(more @ 1..) => format!("{events}{verdict}; {} more now", human::count(more)),
+            _ => format!("{events}{verdict}"),
+        },
+        WindowState::Partial(missing) => {
+            format!(
+                "{events} partial; missing {}",
+                missing.ranges(RANGES_SHOWN).join(", ")
+            )
         }
+        WindowState::Missing => "missing".to_owned(),
+        WindowState::NotDue => "not over".to_owned(),
+        WindowState::Accepted => "accepted gap".to_owned(),
+        WindowState::Expired => "EXPIRED".to_owned(),
+        WindowState::Damaged(damage) => format!("{}: {damage}", damage.as_str()),
     }
+}
 
-    /// Returns the JSON object of the day.
-    pub fn to_json(&self, listed: Option<u64>) -> Value {
-        let (missing, reason) = match &self.state {
-            WindowState::Partial(missing) => (missing.ranges(RANGES_SHOWN), None),
-            WindowState::Damaged(damage) => (Vec::new(), Some(damage.to_string())),
-            _ => (Vec::new(), None),
-        };
-        json!({
-            "state": self.state.as_str(),
-            "events": self.events,
-            "bytes": self.bytes,
-            "verdict": self.verdict.map(|verdict| format!("{verdict:?}")),
-            "missingHours": missing,
-            "reason": reason,
-            "moreReported": listed.map(|listed| listed.saturating_sub(self.events)),
-        })
-    }
+/// Returns the JSON object of the day.
+pub fn to_json(day: &CalendarDay, listed: Option<u64>) -> Value {
+    let (missing, reason) = match &day.state {
+        WindowState::Partial(missing) => (missing.ranges(RANGES_SHOWN), None),
+        WindowState::Damaged(damage) => (Vec::new(), Some(damage.to_string())),
+        _ => (Vec::new(), None),
+    };
+    json!({
+        "state": day.state.as_str(),
+        "events": day.events,
+        "bytes": day.bytes,
+        "verdict": day.verdict.map(|verdict| format!("{verdict:?}")),
+        "missingHours": missing,
+        "reason": reason,
+        "moreReported": listed.map(|listed| listed.saturating_sub(day.events)),
+    })
 }
 
 #[cfg(test)]
@@ -159,6 +130,7 @@ pub mod tests {
     use jiff::civil::date;
 
     use super::*;
+    use crate::archive::counts::Verdict;
     use crate::archive::listing::ExpiredFacts;
     use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
 
@@ -243,7 +215,7 @@ pub mod tests {
             (9, Some(3), "not over"),
         ] {
             let archived = archived_day(&journal, &coverage, None, date(2018, 6, number));
-            assert_eq!(archived.cell(listed), wanted, "day {number}");
+            assert_eq!(cell(&archived, listed), wanted, "day {number}");
             if number == 3 {
                 assert_eq!(archived.verdict, Some(Verdict::Over));
             }

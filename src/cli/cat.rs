@@ -12,6 +12,7 @@ use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
 use super::day::day;
+use super::evidence::check_days;
 use super::exit::{CliError, Exit};
 use super::human;
 use super::logs;
@@ -19,7 +20,6 @@ use super::output::write_stderr;
 use super::session::create::today;
 use super::settings::archive::{LocationArgs, OpenArchive};
 use super::stop;
-use super::verify::check_days;
 use crate::api::escape;
 use crate::archive::finding::Finding;
 use crate::archive::verify::archive::VerifyOptions;

@@ -6,7 +6,7 @@
 mod fields;
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
 pub use self::fields::{CliConfig, ContextConfig};
 use super::exit::CliError;
+use super::replace_file::{hidden_sibling, parent_dir, replace_file};
 use super::settings::environment::EnvLookup;
 use crate::api::sanitize;
 
@@ -273,26 +274,9 @@ impl ConfigFile {
 
     /// Writes the file atomically, with access for this user only.
     pub fn write(&self, _lock: &ConfigLock) -> Result<(), CliError> {
-        // A symbolic link stays a link; its target is replaced.
-        let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let draft = hidden_sibling(&target, "new");
-        let written = File::options()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(FILE_MODE)
-            .open(&draft)
-            .and_then(|mut file| {
-                file.set_permissions(std::fs::Permissions::from_mode(FILE_MODE))?;
-                file.write_all(self.document.to_string().as_bytes())?;
-                file.sync_all()
-            })
-            .and_then(|()| std::fs::rename(&draft, &target));
-        written.map_err(|error| {
-            // Best effort: a leftover draft does no harm.
-            let _ = std::fs::remove_file(&draft);
-            cannot_write(&self.path, &error)
-        })
+        let document = self.document.to_string();
+        replace_file(&self.path, document.as_bytes(), FILE_MODE)
+            .map_err(|error| cannot_write(&self.path, &error))
     }
 }
 
@@ -327,18 +311,6 @@ fn cannot_write(path: &Path, error: &io::Error) -> CliError {
         "cannot write config file {}: {error}",
         path.display()
     ))
-}
-
-fn parent_dir(path: &Path) -> &Path {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
-/// Returns a hidden file in the same directory.
-fn hidden_sibling(path: &Path, suffix: &str) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    parent_dir(path).join(format!(".{name}.{suffix}"))
 }
 
 /// True if a name has only letters, digits, dots, dashes and underscores, and starts with a letter or digit.

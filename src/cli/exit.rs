@@ -7,11 +7,11 @@ use std::process::ExitCode;
 pub enum Exit {
     /// 0: everything wanted and due is stored and proved, or an accepted gap.
     Done,
-    /// 1: something failed, is missing, or was stopped. `verify` and `inspect`: the archive is not proved, or incomplete.
+    /// 1: something failed, is missing, or was stopped. `verify`, `inspect` and `report`: the archive is not proved, or incomplete.
     Failed,
     /// 2: the arguments or the manifest are invalid; nothing was attempted.
     Usage,
-    /// 3: `verify` and `inspect` could not check the archive, for example because the store is unreachable.
+    /// 3: `verify`, `inspect` and `report` could not check the archive, for example because the store is unreachable.
     Unchecked,
     /// 141: standard output is closed. The shell reports the same code for a program that SIGPIPE ends, such as `cat`.
     PipeClosed,

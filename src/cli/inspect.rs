@@ -1,18 +1,22 @@
 //! `eventexport inspect`: shows the coverage of an archive, gaps, and count mismatches. Reads keys, receipts and
 //! manifests; asks the service only with `--ask-service`.
 
+use std::io::IsTerminal as _;
+
 use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::human;
-use super::output::OutputArgs;
+use super::output::{OutputArgs, use_color};
 use super::settings;
 use super::settings::archive::{LocationArgs, OpenArchive};
 use crate::api::{Scope, escape};
 use crate::archive::counts::DayListing;
 use crate::archive::coverage::WindowState;
 use crate::archive::inspect::{Inspection, inspect};
+use crate::archive::range::format_ranges;
 use crate::archive::read::{ReadOptions, read_roots};
+use crate::archive::report::text;
 use crate::archive::window::Window;
 use crate::storage::StoreError;
 use crate::tracker::TokenCache;
@@ -87,7 +91,7 @@ async fn inspect_all(args: &InspectArgs) -> Result<Exit, CliError> {
     args.output.print(SCHEMA, document, || {
         archives
             .iter()
-            .map(|(location, roots)| render_text(&location.name, roots, args.late_after))
+            .map(|(location, roots)| render_text(&location.name, roots, args.late_after, calendar_color()))
             .collect()
     })?;
     Ok(exit)
@@ -190,7 +194,12 @@ fn window_json((window, state): &(Window, WindowState)) -> Value {
     json!({"window": window.to_string(), "state": state.as_str(), "message": state.message()})
 }
 
-fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> String {
+/// Returns true for a calendar in color, false for one without; `None`: standard output is no terminal, and has none.
+fn calendar_color() -> Option<bool> {
+    std::io::stdout().is_terminal().then(use_color)
+}
+
+fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32, color: Option<bool>) -> String {
     if roots.is_empty() {
         return format!(
             "{name}: no archive found (no receipts, objects or manifests): check the bucket, prefix or directory\n"
@@ -208,23 +217,23 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
             "range",
             format!(
                 "{} ({})",
-                format_ranges(&inspection.wanted),
+                format_ranges(&inspection.wanted, ENTRIES_SHOWN),
                 inspection.basis.description()
             ),
         );
-        line("covered", format_ranges(&inspection.covered));
+        line("covered", format_ranges(&inspection.covered, ENTRIES_SHOWN));
         for (label, runs) in [
             ("missing", &inspection.missing),
             ("accepted gaps", &inspection.accepted),
             ("expired", &inspection.expired),
         ] {
             if !runs.is_empty() {
-                line(label, format_ranges(runs));
+                line(label, format_ranges(runs, ENTRIES_SHOWN));
             }
         }
         let split: Vec<String> = inspection.split.iter().map(ToString::to_string).collect();
         if !split.is_empty() {
-            line("in hours", format_ranges(&split));
+            line("in hours", format_ranges(&split, ENTRIES_SHOWN));
         }
         line(
             "windows",
@@ -302,6 +311,9 @@ fn render_text(name: &str, roots: &[(String, Inspection)], late_after: u32) -> S
             }
             write_list(&mut line, "grown since", days.collect());
         }
+        if let Some(color) = color {
+            lines.push(format!("\n{}", text::calendar(&inspection.calendar, color)));
+        }
     }
     lines.join("\n") + "\n"
 }
@@ -321,13 +333,32 @@ fn write_list(line: &mut impl FnMut(&str, String), heading: &str, entries: Vec<S
     }
 }
 
-fn format_ranges(runs: &[String]) -> String {
-    match runs {
-        [] => "nothing".to_owned(),
-        all if all.len() <= ENTRIES_SHOWN => all.join(", "),
-        all => {
-            let shown: Vec<&str> = all.iter().take(ENTRIES_SHOWN).map(String::as_str).collect();
-            format!("{}, and {} more", shown.join(", "), all.len() - ENTRIES_SHOWN)
-        }
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::archive::counts::Verdict;
+    use crate::archive::listing::Journal;
+    use crate::archive::manifest::chain::SealedPeriods;
+    use crate::cli::archived::tests::receipt;
+
+    #[test]
+    fn a_terminal_shows_the_calendar_too() {
+        let window = Window::day(date(2018, 6, 1));
+        let mut journal = Journal::default();
+        journal.objects.insert(window, 50);
+        let facts = receipt("https://a", 5, Verdict::Matched, true);
+        journal.receipts.insert(window, Some(facts));
+        let inspection = inspect(&journal, &SealedPeriods::default(), None, 7);
+        let roots = [("t/".to_owned(), inspection)];
+        let piped = render_text("export", &roots, 7, None);
+        let shown = render_text("export", &roots, 7, Some(false));
+        let calendar = shown.strip_prefix(&piped).unwrap();
+        assert!(
+            calendar.contains("June 2018") && calendar.contains(" 1="),
+            "{shown}"
+        );
+        assert!(render_text("export", &roots, 7, Some(true)).contains("\u{1b}[32m 1="));
     }
 }

@@ -12,10 +12,10 @@ pub mod day;
 pub mod ddl;
 pub mod documents;
 pub mod download;
+pub mod evidence;
 pub mod exit;
 pub mod health;
 pub mod hints;
-pub mod human;
 pub mod inspect;
 pub mod job;
 mod kube_config;
@@ -29,6 +29,8 @@ pub mod plan;
 pub mod planner;
 pub mod plugin;
 pub mod progress;
+pub mod replace_file;
+pub mod report;
 pub mod run;
 pub mod run_summary;
 pub mod secret_file;
@@ -51,6 +53,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub(crate) use crate::api::human;
 pub use exit::{CliError, Exit};
 
 /// Maximum time that the runtime waits at exit for background tasks: 1 s.
@@ -83,6 +86,7 @@ pub enum Command {
     Inspect(inspect::InspectArgs),
     Cat(cat::CatArgs),
     Ddl(ddl::DdlArgs),
+    Report(report::ReportArgs),
     Status(Box<status::StatusArgs>),
     #[command(visible_alias = "sessions")]
     Session(session::SessionArgs),

@@ -2,31 +2,23 @@
 //! progress and prints the report.
 
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::day::day;
-use super::documents;
+use super::evidence::EvidenceArgs;
 use super::exit::{CliError, Exit};
 use super::human;
 use super::logs;
 use super::output::{OutputArgs, write_stderr};
 use super::progress::{ProgressMode, events};
-use super::session::create::today;
 use super::settings::archive::{LocationArgs, OpenArchive};
 use super::verify_text;
 use crate::api::MIN_BYTES_PER_SECOND;
-use crate::archive::manifest::Head;
-use crate::archive::manifest::signature::PublicKey;
 use crate::archive::verify::archive::{self, VerifyOptions, VerifyProgress};
-use crate::archive::verify::attestation::Unsigned;
-use crate::archive::verify::recheck::Recheck;
 use crate::archive::verify::report::VerifyReport;
 
 /// Refresh interval of bars.
@@ -55,23 +47,12 @@ pub struct VerifyArgs {
     /// Compare the checksums that the store holds, without reading the objects
     #[arg(long)]
     pub quick: bool,
-    /// Ed25519 public key (PEM) of the exporter: every manifest must be signed with it, and every window be in a signed
-    /// manifest or have a signed receipt; may be repeated for rotated keys
-    #[arg(long = "public-key", value_name = "FILE")]
-    pub public_keys: Vec<PathBuf>,
-    /// Accept manifests and receipts without a signature; existing signatures are still checked
-    #[arg(long, requires = "public_keys", conflicts_with = "unsigned_since")]
-    pub allow_unsigned: bool,
-    /// Accept receipts without a signature for windows from this UTC day on
-    #[arg(long, value_name = "DATE", value_parser = day, requires = "public_keys")]
-    pub unsigned_since: Option<Date>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub evidence: EvidenceArgs,
     /// Compare the versions that the bucket keeps: each object must have one, the one that its receipt states
     #[arg(long)]
     pub versions: bool,
-    /// Manifest that was noted earlier, as SEQ:SHA256 (`verify` and `run` print the newest one): it must be in the chain,
-    /// which may be longer; may be repeated
-    #[arg(long = "head", value_name = "SEQ:SHA256")]
-    pub heads: Vec<Head>,
     /// Implied by --public-key; accepted as in earlier versions
     #[arg(
         long,
@@ -80,13 +61,6 @@ pub struct VerifyArgs {
         conflicts_with = "allow_unsigned"
     )]
     pub require_signature: bool,
-    /// First UTC day to prove: every hour from it to the last day must be stored or an accepted gap; windows of earlier days
-    /// are not verified
-    #[arg(short, long, value_name = "DATE", alias = "since", value_parser = day)]
-    pub start: Option<Date>,
-    /// Last UTC day to prove; windows of later days are not verified
-    #[arg(short, long, value_name = "DATE", alias = "until", value_parser = day)]
-    pub end: Option<Date>,
     /// Maximum bytes of objects to read per second, on average, 65536 or more (default: no limit)
     #[arg(long, value_name = "BYTES", value_parser = bytes_per_second)]
     pub bytes_per_second: Option<NonZeroU64>,
@@ -120,16 +94,10 @@ pub async fn run(args: VerifyArgs) -> Result<Exit, CliError> {
 async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
     let screen = MultiProgress::new();
     logs::start(&screen, args.output.verbosity)?;
-    let keys = read_public_keys(&args.public_keys)?;
-    check_days(args.start, args.end, today())?;
+    let evidence = args.evidence.read()?;
     let mut reports = Vec::new();
     let locations = args.location.open().await?;
-    if !args.heads.is_empty() && locations.len() > 1 {
-        return Err(CliError::usage(format!(
-            "--head: a head belongs to one archive, and there are {}: name one of them",
-            locations.len()
-        )));
-    }
+    evidence.check_locations(&locations)?;
     for location in locations {
         if args.versions && location.store.is_local() {
             return Err(CliError::usage(format!(
@@ -138,27 +106,19 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
             )));
         }
         let options = VerifyOptions {
-            store: Arc::clone(&location.store),
-            prefix: location.prefix.clone(),
-            expectation: location.expectation(),
-            hour: location.export.as_ref().and_then(|export| export.hour),
             quick: args.quick,
-            keys: keys.clone(),
-            unsigned: match (args.allow_unsigned, args.unsigned_since) {
-                (true, _) => Unsigned::Allowed,
-                (false, Some(day)) => Unsigned::Since(day),
-                (false, None) => Unsigned::Refused,
-            },
-            heads: args.heads.clone(),
             versions: args.versions,
-            since: args.start,
-            until: args.end,
-            partial: false,
             bytes_per_second: args.bytes_per_second,
-            recheck: Recheck::default(),
+            ..evidence.options(&location)
         };
         let progress = Arc::new(VerifyProgress::default());
-        let display = show_progress(args, &location, &screen, Arc::clone(&progress));
+        let display = show_progress(
+            &args.output,
+            args.quick,
+            &location,
+            &screen,
+            Arc::clone(&progress),
+        );
         let report = tokio::select! {
             report = archive::verify(&options, &progress) => report,
             () = display => continue,
@@ -168,7 +128,11 @@ async fn verify(args: &VerifyArgs) -> Result<Exit, CliError> {
         })?;
         reports.push((location, report));
     }
-    let exit = exit_of(reports.iter().map(|(_, report)| report));
+    let exit = exit_of(
+        reports
+            .iter()
+            .map(|(_, report)| (report.is_proved(), report.is_unchecked())),
+    );
     args.output.print(SCHEMA, verify_json(args, &reports, exit), || {
         let texts = reports.iter().map(|(location, report)| {
             verify_text::render(&location.name, report, args.quick, args.output.quiet)
@@ -185,42 +149,17 @@ fn bytes_per_second(text: &str) -> Result<NonZeroU64, String> {
         .ok_or_else(|| format!("must be a number of bytes, {MIN_BYTES_PER_SECOND} or more"))
 }
 
-/// Checks the asserted days. Nothing can be stored of a day in the future.
-pub(super) fn check_days(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(), CliError> {
-    for (flag, day) in [("--start", start), ("--end", end)] {
-        if let Some(day) = day.filter(|day| *day > today) {
-            return Err(CliError::usage(format!("{flag}: {day} is in the future")));
-        }
-    }
-    match (start, end) {
-        (Some(start), Some(end)) if start > end => Err(CliError::usage(format!(
-            "--start: {start} is later than --end {end}"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Returns the exit status: [`Exit::Done`] if all archives are proved, [`Exit::Unchecked`] if the only errors are objects that
-/// could not be read.
-fn exit_of<'a>(reports: impl Iterator<Item = &'a VerifyReport>) -> Exit {
+/// Returns the exit status of several archives, each whether it passed and whether it could not be checked:
+/// [`Exit::Done`] if all passed, [`Exit::Unchecked`] if the only errors are objects that could not be read.
+pub(super) fn exit_of(results: impl Iterator<Item = (bool, bool)>) -> Exit {
     let mut exit = Exit::Done;
-    for report in reports.filter(|report| !report.is_proved()) {
-        if !report.is_unchecked() {
+    for (_, unchecked) in results.filter(|(passed, _)| !passed) {
+        if !unchecked {
             return Exit::Failed;
         }
         exit = Exit::Unchecked;
     }
     exit
-}
-
-fn read_public_keys(files: &[PathBuf]) -> Result<Vec<PublicKey>, CliError> {
-    let read = |file: &PathBuf| {
-        let pem = documents::read_small_file(file)
-            .map_err(|error| CliError::usage(format!("--public-key: {error}")))?;
-        PublicKey::from_pem(&pem)
-            .map_err(|error| CliError::usage(format!("--public-key: {} {error}", file.display())))
-    };
-    files.iter().map(read).collect()
 }
 
 fn verify_json(args: &VerifyArgs, reports: &[(OpenArchive, VerifyReport)], exit: Exit) -> Value {
@@ -245,8 +184,9 @@ fn verify_json(args: &VerifyArgs, reports: &[(OpenArchive, VerifyReport)], exit:
 }
 
 /// Shows the progress; never completes.
-async fn show_progress(
-    args: &VerifyArgs,
+pub(super) async fn show_progress(
+    output: &OutputArgs,
+    quick: bool,
     location: &OpenArchive,
     screen: &MultiProgress,
     progress: Arc<VerifyProgress>,
@@ -258,7 +198,7 @@ async fn show_progress(
             (load(&progress.bytes_done), load(&progress.bytes)),
         )
     };
-    match ProgressMode::detect(args.output.is_json(), args.output.quiet) {
+    match ProgressMode::detect(output.is_json(), output.quiet) {
         ProgressMode::Json | ProgressMode::Quiet => std::future::pending().await,
         ProgressMode::Lines => loop {
             tokio::time::sleep(LINE_INTERVAL).await;
@@ -286,7 +226,7 @@ async fn show_progress(
                 tokio::time::sleep(TICK).await;
                 let ((done, all), (bytes, of)) = read();
                 // With --quick, the progress counts objects: no bytes are read.
-                let (at, end) = if args.quick { (done, all) } else { (bytes, of) };
+                let (at, end) = if quick { (done, all) } else { (bytes, of) };
                 bar.0.set_length(end);
                 bar.0.set_position(at);
             }

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use super::human;
 use crate::api::escape;
 use crate::archive::finding::Finding;
+use crate::archive::range::format_ranges;
 use crate::archive::verify::observation::CheckMethod;
-use crate::archive::verify::report::{RootReport, VerifyReport};
+use crate::archive::verify::report::{RootReport, VerifyReport, describe_checks};
 
 /// Maximum number of problems in the report: 40.
 const PROBLEMS_SHOWN: usize = 40;
@@ -73,23 +74,13 @@ fn limits(report: &VerifyReport, quick: bool) -> String {
         let _ = write!(
             text,
             "; no event was read, objects were checked: {}",
-            list_methods(&methods)
+            describe_checks(&methods)
         );
     }
     if report.roots.iter().any(|root| root.attested.is_none()) {
         text.push_str("; signatures not checked (no --public-key)");
     }
     text
-}
-
-fn list_methods(methods: &BTreeMap<CheckMethod, u64>) -> String {
-    if methods.is_empty() {
-        return "none".to_owned();
-    }
-    let methods = methods
-        .iter()
-        .map(|(method, count)| format!("{} {}", human::count(*count), check_method_label(*method)));
-    methods.collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the range of each root, each different one once, with its accepted gaps.
@@ -99,11 +90,14 @@ fn asserted_ranges(report: &VerifyReport) -> String {
         .iter()
         .filter(|root| !root.wanted.is_empty())
         .map(|root| {
-            let range = format_ranges(&root.wanted);
+            let range = format_ranges(&root.wanted, RANGES_SHOWN);
             if root.accepted.is_empty() {
                 range
             } else {
-                format!("{range} (except accepted gaps {})", format_ranges(&root.accepted))
+                format!(
+                    "{range} (except accepted gaps {})",
+                    format_ranges(&root.accepted, RANGES_SHOWN)
+                )
             }
         })
         .collect();
@@ -164,13 +158,17 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
     }
     line(
         "range",
-        format!("{} ({})", format_ranges(&root.wanted), root.basis.description()),
+        format!(
+            "{} ({})",
+            format_ranges(&root.wanted, RANGES_SHOWN),
+            root.basis.description()
+        ),
     );
     if !root.missing.is_empty() {
-        line("missing", format_ranges(&root.missing));
+        line("missing", format_ranges(&root.missing, RANGES_SHOWN));
     }
     if !root.accepted.is_empty() {
-        line("accepted gaps", format_ranges(&root.accepted));
+        line("accepted gaps", format_ranges(&root.accepted, RANGES_SHOWN));
     }
     let totals = root.totals;
     line(
@@ -193,42 +191,10 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
         ),
     );
     if quick {
-        line("checked", list_methods(&root.check_methods()));
+        line("checked", root.describe_checks());
     }
-    let chain = &root.manifests;
-    line(
-        "manifests",
-        if chain.manifests == 0 {
-            "none".to_owned()
-        } else {
-            let verified = match (chain.signatures, chain.verified) {
-                (0, _) => "not signed".to_owned(),
-                (all, 0) => format!("{}, not verified", human::plural(all, "signature")),
-                (all, verified) => format!(
-                    "{} of {} verified",
-                    human::count(verified),
-                    human::plural(all, "signature")
-                ),
-            };
-            format!(
-                "{} of {} valid, {verified}",
-                human::count(chain.valid),
-                human::count(chain.manifests)
-            )
-        },
-    );
-    let attested = root.attested.map_or_else(
-        || "not checked: whoever can write there can have written it; pass --public-key FILE".to_owned(),
-        |attested| {
-            format!(
-                "by signed manifests: {}; by signed receipts: {}; by receipts alone: {}",
-                human::plural(attested.signed_manifests, "window"),
-                human::count(attested.signed_receipts),
-                human::count(attested.receipts_alone)
-            )
-        },
-    );
-    line("attested", attested);
+    line("manifests", root.manifests.describe());
+    line("attested", root.describe_attestation());
     if let Some(head) = &root.manifests.head {
         line(
             "head",
@@ -236,27 +202,4 @@ fn write_summary(text: &mut String, root: &RootReport, quick: bool) {
         );
     }
     text.push('\n');
-}
-
-const fn check_method_label(method: CheckMethod) -> &'static str {
-    match method {
-        CheckMethod::Data => "by reading every byte",
-        CheckMethod::StoredSha256 => "by size and the SHA-256 that the store holds",
-        CheckMethod::StoredCrc64 => "by size and the CRC-64/NVME that the store holds",
-        CheckMethod::Size => "by size alone",
-        CheckMethod::Nothing => "not checked",
-    }
-}
-
-fn format_ranges(runs: &[String]) -> String {
-    if runs.is_empty() {
-        return "nothing".to_owned();
-    }
-    let more = runs.len().saturating_sub(RANGES_SHOWN);
-    let mut shown: Vec<&str> = runs.iter().take(RANGES_SHOWN).map(String::as_str).collect();
-    let rest = format!("and {more} more");
-    if more > 0 {
-        shown.push(&rest);
-    }
-    shown.join(", ")
 }

@@ -202,8 +202,7 @@ impl ExportSpec {
 
     /// Returns true if a day lies in an accepted gap.
     pub fn in_accepted_gap(&self, day: Date) -> bool {
-        let mut gaps = self.accepted_gaps.iter();
-        gaps.any(|gap| (gap.start..=gap.end).contains(&day))
+        GapEntry::find(&self.accepted_gaps, day).is_some()
     }
 
     /// Returns true if a stored day of this shard is compared with the newest count of the service. An export of one hour

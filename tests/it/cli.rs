@@ -8,6 +8,7 @@ mod environment;
 mod fixture;
 mod flags;
 mod locations;
+mod report;
 mod sessions;
 mod shells;
 mod spellings;

@@ -133,8 +133,8 @@ fn generated_parts_are_up_to_date() {
         (commands, "help", help(&["run", "plan", "download"])),
         (
             commands,
-            "help of verify, inspect, cat and ddl",
-            help(&["verify", "inspect", "cat", "ddl"]),
+            "help of verify, inspect, report, cat and ddl",
+            help(&["verify", "inspect", "report", "cat", "ddl"]),
         ),
         (commands, "help of contexts, sessions and status", service_help()),
         (commands, "help of operator", help(&["operator"])),

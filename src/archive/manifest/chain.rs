@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 
 use super::consistency::{contradictions, windows};
-use super::document::{DayStatement, FileDigest, Manifest, WindowEntry};
+use super::document::{DayStatement, FileDigest, GapEntry, Manifest, WindowEntry};
 use super::head::Head;
 use super::signature::SignatureStatus;
+use crate::api::sanitize;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, Key};
 use crate::archive::records::{RangeRecord, Receipt, RecordError};
@@ -75,6 +77,8 @@ pub struct SealedPeriods {
     pub accepted: HourSet,
     /// Periods of the valid manifests, oldest first.
     pub periods: Vec<RangeRecord>,
+    /// Reason of each accepted day, from the newest valid manifest that states one.
+    pub gap_reasons: BTreeMap<Date, String>,
 }
 
 /// Result of the check of a chain of manifests.
@@ -96,8 +100,8 @@ pub struct ChainAudit {
     pub sealed: SealedPeriods,
     /// Existing manifests.
     pub manifests: u64,
-    /// Manifests without an error.
-    pub valid: u64,
+    /// Numbers of the manifests without an error.
+    pub valid: BTreeSet<u64>,
     /// Existing signatures.
     pub signatures: u64,
     /// Signatures that one of the given keys verifies.
@@ -225,7 +229,7 @@ impl<'a> ChainWalk<'a> {
                 self.audit.head = Head::new(number, &document.sha256).ok();
             }
             self.attested = by_later || *signature == SignatureStatus::Valid;
-            self.audit.valid += 1;
+            self.audit.valid.insert(number);
             self.audit.sealed.add(manifest);
             self.stated.clone_from(&manifest.previous);
         }
@@ -298,6 +302,12 @@ impl SealedPeriods {
             .collect();
         let accepted = accepted.intersection(&wanted).difference(&self.wanted);
         self.accepted = self.accepted.union(&accepted);
+        for (day, _) in accepted.days() {
+            if let Some(gap) = GapEntry::find(&manifest.accepted_gaps, day) {
+                let reason = sanitize(&gap.reason).into_owned();
+                self.gap_reasons.entry(day).or_insert(reason);
+            }
+        }
         self.wanted = self.wanted.union(&wanted);
     }
 }

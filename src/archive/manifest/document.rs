@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::api::sanitize;
-use crate::archive::counts::{SplitDay, Verdict};
+use crate::archive::counts::{SplitDay, Verdict, evaluate_day};
 use crate::archive::records::{self, ArchiveRecord, RangeRecord, RecordError, UncountedRecord};
 use crate::archive::window::Window;
 use crate::pipeline::prover::hex;
@@ -230,15 +230,13 @@ impl DayEntry {
         } else {
             entries().find_map(WindowEntry::current_reported)
         };
-        let sum = SplitDay { events, reported }.verdict();
-        // Content that could be counted only in part is compared with nothing.
-        let uncounted = entries().any(|entry| entry.uncounted.is_some());
-        let verdict = if split && !entries().all(|entry| entry.current_verdict() == Verdict::Empty) {
-            Some(if uncounted { Verdict::Unknown } else { sum })
-        } else {
-            entries().next().map(WindowEntry::current_verdict)
-        };
-        let short = short || split && sum == Verdict::Short;
+        let sum = SplitDay { events, reported };
+        let verdicts = entries().map(|entry| match entry.uncounted {
+            Some(_) if split => Verdict::Uncounted,
+            _ => entry.current_verdict(),
+        });
+        let verdict = evaluate_day(verdicts, split.then_some(sum));
+        let short = short || split && sum.verdict() == Verdict::Short;
         let statement = match verdict {
             Some(verdict) if hours == wanted.hours() && !short => DayStatement::from(verdict),
             _ if accepted => DayStatement::AcceptedGap,
@@ -297,6 +295,11 @@ pub struct GapEntry {
 }
 
 impl GapEntry {
+    /// Returns the first gap that contains a day.
+    pub fn find(gaps: &[Self], day: Date) -> Option<&Self> {
+        gaps.iter().find(|gap| (gap.start..=gap.end).contains(&day))
+    }
+
     /// Creates a gap from the first to the last day, inclusive.
     pub fn new(start: Date, end: Date, reason: impl Into<String>) -> Self {
         Self {

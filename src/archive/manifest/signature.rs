@@ -46,6 +46,28 @@ pub enum SignatureStatus {
     Invalid,
 }
 
+impl SignatureStatus {
+    /// Returns the name in JSON output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "Absent",
+            Self::Unchecked => "Unchecked",
+            Self::Valid => "Valid",
+            Self::Invalid => "Invalid",
+        }
+    }
+
+    /// Returns the description in text output.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Absent => "none",
+            Self::Unchecked => "not checked",
+            Self::Valid => "verified",
+            Self::Invalid => "INVALID",
+        }
+    }
+}
+
 impl PublicKey {
     /// Creates a key from its 32 bytes.
     pub const fn new(bytes: [u8; 32]) -> Self {

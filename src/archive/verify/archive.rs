@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::attestation::{ReceiptSignatures, Unsigned};
@@ -18,7 +19,7 @@ use super::observation::ObjectObservation;
 use super::pace::Pace;
 use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading, Recheck};
-use super::report::VerifyReport;
+use super::report::{ManifestRow, ManifestStatement, VerifyReport};
 use super::revisions::RevisionReceipts;
 use super::timestamps::{Timestamps, read_timestamps};
 use super::versions;
@@ -27,7 +28,7 @@ use crate::archive::coverage::Expectation;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::Head;
-use crate::archive::manifest::chain::{Document, Receipts, SignedDocument};
+use crate::archive::manifest::chain::{ChainAudit, Document, Receipts, SignedDocument};
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::signature::{self, PublicKey, SignatureStatus};
 use crate::archive::memory::JournalMemory;
@@ -405,6 +406,32 @@ async fn check_receipt_signature(
 }
 
 impl RootDocuments {
+    /// Returns the times at which the readable manifests were written.
+    pub fn written_at(&self) -> impl Iterator<Item = Timestamp> {
+        let readable = self.manifests.values();
+        readable.filter_map(|(document, _)| Some(document.parsed.as_ref().ok()?.written_at))
+    }
+
+    /// Returns the manifests in brief.
+    pub fn manifest_rows(&self, chain: &ChainAudit) -> Vec<ManifestRow> {
+        let rows = self
+            .manifests
+            .iter()
+            .map(|(number, (document, signature))| ManifestRow {
+                sequence: *number,
+                sha256: document.sha256.clone(),
+                valid: chain.valid.contains(number),
+                signature: *signature,
+                statement: document.parsed.as_ref().ok().map(|manifest| ManifestStatement {
+                    period: manifest.period,
+                    events: manifest.totals.events,
+                    written_at: manifest.written_at,
+                    key_id: manifest.key_id.clone(),
+                }),
+            });
+        rows.collect()
+    }
+
     /// Returns the documents whose rows are the same in both listings.
     fn retain_unchanged(mut self, old: &RootContents, new: &RootContents) -> Self {
         let unchanged = |window: &Window| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::civil::Date;
+use serde_json::{Value, json};
 
 use super::archive::VerifyOptions;
 use crate::archive::manifest::chain::{ChainAudit, Receipts};
@@ -64,6 +65,15 @@ impl VerifyOptions {
 }
 
 impl AttestationTotals {
+    /// Returns the JSON object.
+    pub fn json(self) -> Value {
+        json!({
+            "signedManifests": self.signed_manifests,
+            "signedReceipts": self.signed_receipts,
+            "receiptsAlone": self.receipts_alone,
+        })
+    }
+
     /// Counts a window.
     pub const fn add(&mut self, attestation: Attestation) {
         match attestation {

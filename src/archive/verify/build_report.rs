@@ -10,7 +10,8 @@ use super::receipts::{ExpectedObject, coverage_findings, uncounted_remarks};
 use super::recheck::RootReading;
 use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals, UncoveredWindow};
 use super::timestamps;
-use crate::archive::coverage::{self, Coverage, Damage};
+use crate::archive::calendar::Calendar;
+use crate::archive::coverage::{self, Coverage, Damage, WindowState};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
 use crate::archive::manifest::chain::ChainAudit;
@@ -129,6 +130,11 @@ pub fn build_report(
         totals
     });
     let (space, scope) = contents.root.space_and_scope().unzip();
+    let calendar = verified_calendar(&contents, (&coverage, &proved), &range, &faulty);
+    let receipts = contents.journal.read_receipts();
+    let stored = receipts.map(|(_, facts)| facts.current_stored_at());
+    let newest = stored.chain(documents.written_at()).max();
+    let manifest_rows = documents.manifest_rows(&chain);
     RootReport {
         root: contents.root.as_str().to_owned(),
         space,
@@ -141,13 +147,17 @@ pub fn build_report(
         totals,
         manifests: ManifestTotals {
             manifests: chain.manifests,
-            valid: chain.valid,
+            valid: chain.valid.len() as u64,
             signatures: chain.signatures,
             verified: chain.verified,
             head: chain.head,
             receipts_not_in_manifest: expectations.not_in_manifest.len() as u64,
         },
         attested,
+        calendar,
+        gap_reasons: chain.sealed.gap_reasons,
+        newest,
+        chain: manifest_rows,
         sources: expectations.sources,
         objects: checked,
         findings,
@@ -182,6 +192,27 @@ fn uncovered_windows(
         }
     }
     all.into_values().take(RUNS_MAX).collect()
+}
+
+/// Returns the expected days with what was proved of them.
+fn verified_calendar(
+    contents: &RootContents,
+    (coverage, proved): (&Coverage, &Coverage),
+    range: &ExpectedRange,
+    faulty: &BTreeMap<Window, FindingKind>,
+) -> Calendar {
+    let mut calendar = Calendar::new(&contents.journal, proved, &range.wanted);
+    for day in &mut calendar.days {
+        day.state = coverage.state(day.window);
+        if day.state == WindowState::Covered && !proved.covered.contains(day.window) {
+            let mut findings = faulty.range(day.window.same_day());
+            let overlaps = |window: &Window| window.hours() & day.window.hours() != 0;
+            day.refuted_by = findings
+                .find(|(window, _)| overlaps(window))
+                .map(|(_, kind)| *kind);
+        }
+    }
+    calendar
 }
 
 /// Compares an object with its receipt or manifest. Returns the method, the size in bytes and the errors.

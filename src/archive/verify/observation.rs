@@ -57,6 +57,17 @@ impl CheckMethod {
             Self::Nothing => "Nothing",
         }
     }
+
+    /// Returns the description in text output.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Data => "by reading every byte",
+            Self::StoredSha256 => "by size and the SHA-256 that the store holds",
+            Self::StoredCrc64 => "by size and the CRC-64/NVME that the store holds",
+            Self::Size => "by size alone",
+            Self::Nothing => "not checked",
+        }
+    }
 }
 
 impl ObjectObservation {

@@ -2,13 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::attestation::AttestationTotals;
 use super::observation::CheckMethod;
+use crate::api::human;
+use crate::archive::calendar::Calendar;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::manifest::Head;
+use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::range::RangeBasis;
+use crate::archive::records::RangeRecord;
 use crate::archive::window::Window;
 
 /// Result of the verification of an archive.
@@ -51,6 +57,42 @@ pub struct RootReport {
     pub attested: Option<AttestationTotals>,
     /// Checked objects.
     pub objects: Vec<CheckedObject>,
+    /// Expected days, with the events of receipts without an error.
+    pub calendar: Calendar,
+    /// Reason of each accepted day that a manifest states.
+    pub gap_reasons: BTreeMap<Date, String>,
+    /// Manifests, by number.
+    pub chain: Vec<ManifestRow>,
+    /// Time at which the newest receipt or manifest was stored, by the store's clock.
+    pub newest: Option<Timestamp>,
+}
+
+/// A manifest of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestRow {
+    /// Its number.
+    pub sequence: u64,
+    /// SHA-256 of its bytes, hexadecimal digits.
+    pub sha256: String,
+    /// True if it has no error.
+    pub valid: bool,
+    /// Its signature, as far as it was checked.
+    pub signature: SignatureStatus,
+    /// Its statement; `None`: it cannot be read.
+    pub statement: Option<ManifestStatement>,
+}
+
+/// Statement of a manifest in brief.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestStatement {
+    /// The period.
+    pub period: RangeRecord,
+    /// Events of the period.
+    pub events: u64,
+    /// Time of writing, by the store's clock.
+    pub written_at: Timestamp,
+    /// Id of the key that signs it, as it states.
+    pub key_id: Option<String>,
 }
 
 /// A window that is not proved.
@@ -175,6 +217,40 @@ impl VerifyReport {
     }
 }
 
+impl ManifestTotals {
+    /// Describes the chain.
+    pub fn describe(&self) -> String {
+        if self.manifests == 0 {
+            return "none".to_owned();
+        }
+        let verified = match (self.signatures, self.verified) {
+            (0, _) => "not signed".to_owned(),
+            (all, 0) => format!("{}, not verified", human::plural(all, "signature")),
+            (all, verified) => format!(
+                "{} of {} verified",
+                human::count(verified),
+                human::plural(all, "signature")
+            ),
+        };
+        format!(
+            "{} of {} valid, {verified}",
+            human::count(self.valid),
+            human::count(self.manifests)
+        )
+    }
+}
+
+/// Describes numbers of objects by method of the check.
+pub fn describe_checks(methods: &BTreeMap<CheckMethod, u64>) -> String {
+    if methods.is_empty() {
+        return "none".to_owned();
+    }
+    let methods = methods
+        .iter()
+        .map(|(method, count)| format!("{} {}", human::count(*count), method.description()));
+    methods.collect::<Vec<_>>().join(", ")
+}
+
 impl RootReport {
     /// Counts objects by method of the check.
     pub fn check_methods(&self) -> BTreeMap<CheckMethod, u64> {
@@ -185,12 +261,36 @@ impl RootReport {
         methods
     }
 
-    fn json(&self) -> Value {
-        let methods: serde_json::Map<String, Value> = self
-            .check_methods()
-            .into_iter()
+    /// Returns the numbers of objects by method of the check, as JSON output has them.
+    pub fn check_methods_json(&self) -> Value {
+        let methods = self.check_methods().into_iter();
+        methods
             .map(|(method, count)| (method.as_str().to_owned(), count.into()))
-            .collect();
+            .collect::<serde_json::Map<String, Value>>()
+            .into()
+    }
+
+    /// Describes the numbers of objects by method of the check.
+    pub fn describe_checks(&self) -> String {
+        describe_checks(&self.check_methods())
+    }
+
+    /// Describes the attestation of the windows.
+    pub fn describe_attestation(&self) -> String {
+        self.attested.map_or_else(
+            || "not checked: whoever can write there can have written it; pass --public-key FILE".to_owned(),
+            |attested| {
+                format!(
+                    "by signed manifests: {}; by signed receipts: {}; by receipts alone: {}",
+                    human::plural(attested.signed_manifests, "window"),
+                    human::count(attested.signed_receipts),
+                    human::count(attested.receipts_alone)
+                )
+            },
+        )
+    }
+
+    fn json(&self) -> Value {
         let objects: Vec<Value> = self
             .objects
             .iter()
@@ -236,12 +336,8 @@ impl RootReport {
                 "head": self.manifests.head.as_ref().map(Head::to_string),
                 "receiptsOutsideManifests": self.manifests.receipts_not_in_manifest,
             },
-            "attested": self.attested.map(|attested| json!({
-                "signedManifests": attested.signed_manifests,
-                "signedReceipts": attested.signed_receipts,
-                "receiptsAlone": attested.receipts_alone,
-            })),
-            "checkedBy": methods,
+            "attested": self.attested.map(AttestationTotals::json),
+            "checkedBy": self.check_methods_json(),
             "objects": objects,
         })
     }

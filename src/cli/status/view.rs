@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::super::archived::{self, ArchivedDay};
+use super::super::archived;
 use super::super::human;
 use super::super::output::{display_path, table};
 use super::super::settings::source::SourceConnection;
+use crate::archive::calendar::CalendarDay;
 use crate::archive::coverage::WindowState;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
@@ -22,7 +23,7 @@ use crate::tracker::Day;
 pub(super) struct DayRow {
     date: Date,
     day: Option<Day>,
-    archived_day: Option<ArchivedDay>,
+    archived_day: Option<CalendarDay>,
 }
 
 /// Archive to compare with; the journal may be unreadable.
@@ -118,7 +119,7 @@ pub(super) fn status_table(
             cells.push(
                 archived_day
                     .as_ref()
-                    .map_or("?".to_owned(), |archived_day| archived_day.cell(listed)),
+                    .map_or("?".to_owned(), |day| archived::cell(day, listed)),
             );
         }
         table.add_row(cells);
@@ -168,7 +169,7 @@ pub(super) fn status_json(
             "size": row.day.as_ref().and_then(|day| day.size),
             "types": row.day.as_ref().and_then(|day| day.types.clone()),
             "searchable": row.day.as_ref().and_then(|day| day.searchable.clone()),
-            "archived": row.archived_day.as_ref().map(|archived_day| archived_day.to_json(listed)),
+            "archived": row.archived_day.as_ref().map(|archived_day| archived::to_json(archived_day, listed)),
         })
     };
     let archive = archive.map(|archive| {

@@ -435,7 +435,7 @@ fn manifest(fixture: &CliFixture, name: &str, gap: &str) -> String {
     manifest.write(fixture.path(name)).to_str().unwrap().to_owned()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -478,6 +478,7 @@ async fn observe(
     let status = run(&["status", "--start", case.day, "--end", case.day]).await;
     let inspect = run(&["inspect"]).await;
     let verify = run(&["verify"]).await;
+    let report = run(&["report"]).await;
     let mut states = BTreeMap::new();
     let windows = &plan.json()["exports"][0]["windows"];
     let planned = windows
@@ -496,6 +497,17 @@ async fn observe(
         });
         states.insert(name, state);
     }
+    let days = &report.json()["archives"][0]["roots"][0]["days"];
+    let mut days = days.as_array().unwrap().iter();
+    let day = days.find(|day| day["window"] == case.day).unwrap();
+    states.insert("report", day["state"].as_str().unwrap().to_owned());
+    // A report reads no object.
+    let checked = if case.state == case.verified {
+        code(&verify)
+    } else {
+        0
+    };
+    assert_eq!(code(&report), checked, "{}: {report:?}", case.name);
     assert_eq!(status.code, Some(0), "{}: {status:?}", case.name);
     let ran = run(&["run", "--holder", &case.name.replace(' ', "-")]).await;
     let summary: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
@@ -537,6 +549,7 @@ async fn every_command_shows_the_same_state_of_each_archive() {
             ("plan", case.state),
             ("status", case.state),
             ("inspect", case.state),
+            ("report", case.state),
             ("verify", case.verified),
             ("run", case.after_run),
         ];

@@ -221,6 +221,8 @@ async fn a_result_that_cannot_be_written_fails_the_command() {
         (&["verify", "export", "--output", "json"][..], 3),
         (&["verify", "export"], 3),
         (&["inspect", "export", "--output", "json"], 3),
+        (&["report", "export"], 3),
+        (&["report", "export", "-o", "html"], 3),
         (&["plan", "-f", file, "--archive", "export"], 1),
         (
             &["plan", "-f", file, "--archive", "export", "--output", "json"],
