@@ -272,7 +272,8 @@ pub struct ManifestSettings {
     /// URL of a time-stamp authority (RFC 3161). Each manifest, and each day's checkpoint of a continuous export, gets a
     /// time stamp beside it (`.tsr`), which proves that it existed at that time. Must be https:// and be accepted by
     /// `--allow-host` of the operator. Nothing waits for a time stamp; an authority that does not answer is asked again.
-    /// If omitted, nothing is stamped. Example: https://tsa.example.com/tsr
+    /// If omitted, nothing is stamped. Example:
+    /// `https://tsa.example.com/tsr`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = limit::URL_CHARS))]
     #[x_kube(validation = rules::URL)]

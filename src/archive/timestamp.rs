@@ -140,8 +140,8 @@ impl TimestampReply {
 }
 
 /// Returns the elements of a constructed value.
-fn children<'a>(of: AnyRef<'a>, tag: Tag) -> Result<Vec<AnyRef<'a>>, TimestampError> {
-    of.header().tag().assert_eq(tag).map_err(der::Error::from)?;
+fn children(of: AnyRef<'_>, tag: Tag) -> Result<Vec<AnyRef<'_>>, TimestampError> {
+    of.header().tag().assert_eq(tag)?;
     let mut reader = SliceReader::new(of.value())?;
     let mut children = Vec::new();
     while !reader.is_finished() {

@@ -107,8 +107,11 @@ fn folders(url: &str) -> Vec<&'static str> {
 }
 
 fn duckdb(url: &str, table: &str, folders: &[&str]) -> String {
-    let below: String = folders.iter().map(|name| format!("/{name}=*")).collect();
-    let files = format!("{}{below}/events*.json.gz", escape_glob(url));
+    let mut files = escape_glob(url);
+    for name in folders {
+        files.extend(["/", name, "=*"]);
+    }
+    files.push_str("/events*.json.gz");
     let name = quoted(table, '"');
     format!(
         "CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_json({}, compression = 'gzip', hive_partitioning = true, union_by_name = true);\n",

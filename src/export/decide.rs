@@ -442,8 +442,9 @@ impl<'a> DecisionBuilder<'a> {
             }
             if journal.has_data_in(window) || self.has_leftovers(window) {
                 // Adopted, foreign, mismatched or recovered first: never downloaded next to existing data.
-                let needs_person = self.coverage.damaged.contains_key(&window)
-                    || retry_state.foreign_objects.contains(&window);
+                let damaged = self.coverage.damaged.keys();
+                let mut for_person = damaged.chain(&retry_state.foreign_objects);
+                let needs_person = for_person.any(|other| overlap(*other, window));
                 failed |= needs_person;
                 waits |= !needs_person;
                 continue;

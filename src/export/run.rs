@@ -927,7 +927,7 @@ impl ExportRun {
                     RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
                     RunTaskResult::Checkpoint(day, outcome) => self.checkpoint_done(day, outcome, now),
                     RunTaskResult::Timestamp(document, outcome) => {
-                        self.timestamp_done(document, outcome, now)
+                        self.timestamp_done(document, outcome, now);
                     }
                     RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
                 }

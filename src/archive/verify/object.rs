@@ -129,8 +129,10 @@ impl ObjectReader {
             self.progress.bytes_done.fetch_add(length, Ordering::Relaxed);
         }
         drop(ranges);
-        let proved = prover.await;
-        proved.map(Some).map_err(|error| self.interrupted(listed, &error))
+        let outcome = prover.await;
+        outcome
+            .map(Some)
+            .map_err(|error| self.interrupted(listed, &error))
     }
 
     fn interrupted(&self, listed: &ObjectSummary, error: &tokio::task::JoinError) -> StoreError {

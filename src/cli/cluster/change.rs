@@ -50,6 +50,7 @@ pub struct SuspendArgs {
 /// The operator lists the bucket and the days of the service again, and ends all waits for retries. Sets the annotation
 /// eventexport.io/requestedAt; `status.lastHandledReconcileAt` answers. Exit code 1: no answer in time.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eventexport request audit-2018 -n audit --wait 300")]
 pub struct RequestArgs {
     /// Name of the `EventExport`
     #[arg(value_name = "NAME")]

@@ -22,6 +22,7 @@ const RANGES_SHOWN: usize = 20;
 ///
 /// For scripts, use `kubectl get eventexport NAME -o json`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eventexport describe audit-2018 -n audit")]
 pub struct DescribeArgs {
     /// Name of the `EventExport`
     #[arg(value_name = "NAME")]
@@ -149,10 +150,8 @@ fn render(export: &EventExport, events: &[String]) -> String {
     for event in events {
         line("", event.clone());
     }
-    lines
-        .iter()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect()
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+    lines.join("\n") + "\n"
 }
 
 fn facts(status: &EventExportStatus, line: &mut impl FnMut(&str, String)) {

@@ -33,9 +33,9 @@ pub struct LogsArgs {
     /// Namespace of the operator (default: all namespaces are searched)
     #[arg(long, value_name = "NAMESPACE")]
     pub operator_namespace: Option<String>,
-    /// Show lines of the last seconds only
+    /// Show only lines of the last SECONDS
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(1..))]
-    pub since: Option<i64>,
+    pub seconds: Option<i64>,
     /// Go on with new lines until interrupted
     #[arg(short, long)]
     pub follow: bool,
@@ -47,7 +47,7 @@ pub struct LogsArgs {
 const EXAMPLES: &str = "\
 Examples:
   The last hour:
-    eventexport logs audit-2018 -n audit --since 3600";
+    eventexport logs audit-2018 -n audit --seconds 3600";
 
 pub(super) async fn run(args: LogsArgs) -> Result<Exit, CliError> {
     let cluster = args.cluster.connect().await?;
@@ -69,7 +69,7 @@ pub(super) async fn run(args: LogsArgs) -> Result<Exit, CliError> {
     }
     let log = LogParams {
         follow: args.follow,
-        since_seconds: args.since,
+        since_seconds: args.seconds,
         ..LogParams::default()
     };
     let mut streams = Vec::new();
@@ -97,14 +97,11 @@ fn is_about(line: &str, export: &str) -> bool {
     if line.len() > LINE_BYTES_MAX {
         return false;
     }
-    match serde_json::from_str::<Value>(line) {
-        Ok(fields) => fields.get("export").and_then(Value::as_str) == Some(export),
-        Err(_) => {
-            let mut words =
-                line.split(|c: char| c.is_whitespace() || matches!(c, '{' | '}' | '"' | '=' | ',' | ':'));
-            words.any(|word| word == export)
-        }
+    if let Ok(fields) = serde_json::from_str::<Value>(line) {
+        return fields.get("export").and_then(Value::as_str) == Some(export);
     }
+    let mut words = line.split(|c: char| c.is_whitespace() || matches!(c, '{' | '}' | '"' | '=' | ',' | ':'));
+    words.any(|word| word == export)
 }
 
 #[cfg(test)]

@@ -29,8 +29,10 @@ pub enum ClusterCommand {
     /// Stop the transfers of an `EventExport` of the cluster, and start none until `resume`.
     ///
     /// Sessions are closed, and what is stored stays. Sets `spec.suspend`.
+    #[command(after_help = "Examples:\n  eventexport suspend audit-2018 -n audit")]
     Suspend(SuspendArgs),
     /// Let a suspended `EventExport` of the cluster go on.
+    #[command(after_help = "Examples:\n  eventexport resume audit-2018 -n audit")]
     Resume(SuspendArgs),
     Request(RequestArgs),
     AcceptGap(AcceptGapArgs),

@@ -239,7 +239,9 @@ mod tests {
         }
         fn write_str(&self, text: &str) -> io::Result<()> {
             // Each piece is a line, or its end.
-            self.0.lock().unwrap().push_str(&format!("{text}\n"));
+            let mut written = self.0.lock().unwrap();
+            written.push_str(text);
+            written.push('\n');
             Ok(())
         }
         fn clear_line(&self) -> io::Result<()> {
@@ -259,7 +261,7 @@ mod tests {
             ..Snapshot::default()
         };
         let done = WorkDone {
-            elapsed: Duration::from_secs(60),
+            elapsed: Duration::from_mins(1),
             bytes: 60 << 20,
             windows: 10,
             left: 20,

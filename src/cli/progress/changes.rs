@@ -24,12 +24,15 @@ pub enum SnapshotChange<'a> {
     Problem(&'a Problem),
 }
 
+/// Reason, window and next try of a problem.
+type ProblemKey = (Reason, Option<Window>, Option<(u32, u32)>);
+
 /// Reports each change once.
 #[derive(Clone, Debug, Default)]
 pub struct ChangeDetector {
     observed: bool,
     windows: BTreeSet<Window>,
-    problems: BTreeSet<(Reason, Option<Window>, Option<(u32, u32)>)>,
+    problems: BTreeSet<ProblemKey>,
 }
 
 impl ChangeDetector {

@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn the_rest_is_estimated_from_the_windows_so_far() {
         let done = WorkDone {
-            elapsed: Duration::from_secs(60),
+            elapsed: Duration::from_mins(1),
             bytes: 60 << 20,
             windows: 10,
             left: 20,

@@ -134,8 +134,9 @@ impl FlagExport {
                 let mut bucket = serde_json::to_value(bucket).map_err(anyhow::Error::from)?;
                 if let ArchiveLocation::Bucket { prefix, .. } = &location.value
                     && !prefix.is_empty()
+                    && let Some(fields) = bucket.as_object_mut()
                 {
-                    bucket["prefix"] = json!(prefix);
+                    fields.insert("prefix".to_owned(), json!(prefix));
                 }
                 bucket
             }
@@ -145,10 +146,10 @@ impl FlagExport {
         } else {
             Scope::Space
         };
-        let mut days = json!({ "start": start });
-        if let Some(end) = args.end {
-            days["end"] = json!(end);
-        }
+        let days = match args.end {
+            Some(end) => json!({ "start": start, "end": end }),
+            None => json!({ "start": start }),
+        };
         let document = json!({
             "apiVersion": EventExport::api_version(&()),
             "kind": EventExport::kind(&()),

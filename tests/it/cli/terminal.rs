@@ -35,6 +35,7 @@ fn plain(text: &str) -> String {
 async fn tables_and_bars_fit_80_columns() {
     let fixture = CliFixture::start(&["--today", "2018-07-02"]).await;
     let days = "--start 2018-06-20 --end 2018-06-29 --archive archive";
+    let nanoseconds = Regex::new(r"\d\.\d{4,9}Z").unwrap();
     for line in [
         "session create --start 2018-06-28 --end 2018-06-29".to_owned(),
         "session list".to_owned(),
@@ -52,7 +53,6 @@ async fn tables_and_bars_fit_80_columns() {
             .filter(|line| line.starts_with(['|', '+', '│', '┌', '└', '╞']));
         let widest = rows.map(|row| row.trim_end().chars().count()).max();
         assert!(widest.unwrap_or(0) <= 80, "{line}:\n{shown}");
-        let nanoseconds = Regex::new(r"\d\.\d{4,9}Z").unwrap();
         assert!(!nanoseconds.is_match(&shown), "{shown}");
         if line.starts_with("run") {
             for words in [

@@ -60,7 +60,7 @@ async fn gaps_parallelism_and_a_longer_range_leave_transfers_alone() {
     assert!(after.is_superset(&before), "{before:?} {after:?}");
     store.stall(None);
 
-    let snapshot = timeout(Duration::from_secs(60), run).await.unwrap().unwrap();
+    let snapshot = timeout(Duration::from_mins(1), run).await.unwrap().unwrap();
     assert!(snapshot.complete, "{:?}", snapshot.problems);
     assert_eq!((snapshot.stored, snapshot.applied), (6, 1));
     let ledger = fixture.simulator.ledger();

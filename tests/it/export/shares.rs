@@ -135,7 +135,7 @@ async fn a_store_that_takes_no_part_keeps_no_memory_from_others() {
     slow.stall(Some(" of date="));
     let peers = fixture.peers(Arc::clone(&slow) as Arc<dyn Store>);
     let stuck = spawn(&engine, export(&fixture, "a/slow", SPACE), peers, &stop);
-    let full = timeout(Duration::from_secs(60), async {
+    let full = timeout(Duration::from_mins(1), async {
         while engine.load().waiting_for_memory == 0 {
             sleep(Duration::from_millis(20)).await;
         }

@@ -55,7 +55,9 @@ async fn each_event_is_printed_once_with_the_day_that_is_stored_in_hours() {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if name.starts_with("events-h") {
             fs::copy(&path, day.join(&name)).unwrap();
-        } else if name.starts_with("2018-06-04T") && name.ends_with(".json") {
+        } else if name.starts_with("2018-06-04T")
+            && path.extension().is_some_and(|extension| extension == "json")
+        {
             let receipt = fs::read_to_string(&path).unwrap();
             fs::write(receipts.join(moved(&name)), moved(&receipt)).unwrap();
         }

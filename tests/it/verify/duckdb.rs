@@ -17,7 +17,7 @@ fn documented() -> String {
     query.to_owned()
 }
 
-/// Runs statements in a folder, and returns the rows of the last one; `None`, and a message, without DuckDB.
+/// Runs statements in a folder, and returns the rows of the last one; `None`, and a message, without `DuckDB`.
 async fn run(test: &str, folder: &Path, statements: &[&str]) -> Option<Vec<String>> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join(".bed/consumers/duckdb");
     if !home.join("version").is_file() {
