@@ -154,6 +154,39 @@ fn generated_parts_are_up_to_date() {
     }
 }
 
+/// Appends the sources below a folder.
+fn read_sources(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        read_sources(&root.join(folder), &mut sources);
+    }
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    // The third or a later underscore tells the name of a test from other names.
+    let quoted = page.split('`').skip(1).step_by(2);
+    let names: BTreeSet<&str> = quoted
+        .filter(|name| name.matches('_').count() > 2 && name.chars().all(|c| c.is_alphanumeric() || c == '_'))
+        .collect();
+    assert!(names.len() > 50, "{names:?}");
+    let unknown: Vec<_> = names
+        .iter()
+        .filter(|name| !sources.contains(&format!("fn {name}(")))
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
 /// Anchors of the headings of a page, as GitHub derives them.
 fn anchors(page: &str) -> BTreeSet<String> {
     let outside_of_code = page.split("```").step_by(2);
