@@ -61,7 +61,7 @@ fn only_windows_that_need_a_person_count_as_failed() {
     for (failure, wanted) in [
         (Failure::retry(Reason::DownloadIncomplete, "cut"), (0, 1)),
         (Failure::wait(Reason::SpaceFull, "full", None), (0, 1)),
-        (Failure::manual(Reason::TooLarge, "large"), (1, 0)),
+        (Failure::manual(Reason::Short, "short"), (1, 0)),
     ] {
         let mut fixture = split_day(24, 4);
         fixture.journal.splits.clear();
