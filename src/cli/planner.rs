@@ -10,8 +10,8 @@ use crate::export::spec::ExportSpec;
 /// Requests to the service per run: service description, token, list of days.
 pub const REQUESTS_PER_RUN: u64 = 3;
 
-/// Requests to the service per window: list sessions, open one, download, list days, delete the session.
-pub const REQUESTS_PER_WINDOW: u64 = 5;
+/// Requests to the service per window: list sessions twice, open one, download, list days, delete the session.
+pub const REQUESTS_PER_WINDOW: u64 = 6;
 
 /// Listing of the destination.
 #[derive(Clone, Debug)]
@@ -198,7 +198,7 @@ mod tests {
         );
         // The 23 other hours of the fifth, and the seventh.
         assert_eq!((plan.sessions.len(), plan.concurrency), (24, 4));
-        assert_eq!(plan.requests, 3 + 24 * 5);
+        assert_eq!(plan.requests, 3 + 24 * 6);
         assert!(plan.needs_manual_action());
     }
 }

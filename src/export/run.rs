@@ -244,13 +244,18 @@ impl ExportRun {
         // An error means that nobody can ask.
         if self.look.has_changed().unwrap_or(false) {
             self.look.mark_unchanged();
-            self.journal = None;
-            (self.list_days_at, self.list_days_again) = (Instant::now(), true);
-            self.recheck_at = Some(Instant::now());
-            let now = self.now();
-            self.retry_state.retry_all(now);
+            self.end_waits();
             tracing::info!("looking again as requested");
         }
+    }
+
+    /// Ends all waits: the bucket and the days of the service are listed again. Transfers go on.
+    fn end_waits(&mut self) {
+        self.journal = None;
+        (self.list_days_at, self.list_days_again) = (Instant::now(), true);
+        self.recheck_at = Some(Instant::now());
+        let now = self.now();
+        self.retry_state.retry_all(now);
     }
 
     /// Takes a newer spec over. Tasks that run go on with the one that they began with.
@@ -269,7 +274,8 @@ impl ExportRun {
         self.retry_state.seal_retry = None;
         self.retry_state.head_due = self.head.is_some();
         self.counts = None;
-        (self.list_days_at, self.recheck_at) = (Instant::now(), Some(Instant::now()));
+        // A person who changes a spec expects a try at once.
+        self.end_waits();
         tracing::info!(export = self.ctx.export.name, "spec changed, transfers go on");
     }
 

@@ -129,8 +129,8 @@ async fn a_person_reads_and_changes_exports_with_the_plugin() -> Result<()> {
         { "start": "2018-06-05", "end": "2018-06-05", "reason": "second" },
     ]);
     ensure!(gaps == wanted, "{gaps}");
-    // The test bed has no Pods.
-    let (code, text) = run(&["logs", "june"]).await?;
-    ensure!(code == Some(1) && text.contains("--operator-namespace"), "{text}");
+    // No operator runs in a Pod there.
+    let (code, text) = run(&["logs", "june", "--operator-namespace", &fixture.namespace]).await?;
+    ensure!(code == Some(1) && text.contains("no Pod has the label"), "{text}");
     Ok(())
 }
