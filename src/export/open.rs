@@ -81,7 +81,7 @@ impl From<Failure> for OpenFailure {
 /// Sessions that the journal names, with their holders.
 pub(super) type JournaledSessions = BTreeMap<String, SessionHolder>;
 
-/// Opens a session. All that needs the store happens before and after the turn of the space.
+/// Opens a session, one at a time of an export. All that needs the store happens before and after the turn of the space.
 pub(super) async fn open_session(
     ctx: &RunContext,
     window: Window,
@@ -89,6 +89,10 @@ pub(super) async fn open_session(
     journaled: &JournaledSessions,
 ) -> Result<OpenOutcome, OpenFailure> {
     let export = &ctx.export;
+    let _opening = tokio::select! {
+        opening = ctx.opening.lock() => opening,
+        () = ctx.stop.cancelled() => return Err(stopped().into()),
+    };
     // What is not in this listing may be of this attempt.
     let open_before = list_with_capacity(ctx, journaled).await?;
 

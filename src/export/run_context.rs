@@ -66,6 +66,9 @@ pub(super) struct RunContext {
     /// The export among those that share the resources of the process.
     pub(super) tenant: Tenant,
     pub(super) listing_cache: Arc<ListingCache>,
+    /// Lock of the steps from the record of an attempt to its session: a process that dies leaves at most one attempt without
+    /// a session, whose window other holders must leave alone until its deadline.
+    pub(super) opening: Arc<tokio::sync::Mutex<()>>,
     pub(super) stop: CancellationToken,
     /// Receiver of the events of tasks: the loop of the run.
     pub(super) events: TaskEvents,
@@ -159,6 +162,7 @@ impl RunContext {
             budget,
             listing_cache,
             attested: Arc::default(),
+            opening: Arc::default(),
             stop,
             events,
             tracker_user,
@@ -182,6 +186,7 @@ impl RunContext {
             budget: self.budget.clone(),
             tenant: self.tenant.clone(),
             listing_cache,
+            opening: Arc::clone(&self.opening),
             stop: self.stop.clone(),
             events: self.events.clone(),
             tracker_user: self.tracker_user.clone(),

@@ -86,8 +86,8 @@ async fn parallelism_30_opens_28_sessions_with_the_default_memory() {
 async fn a_store_that_does_not_answer_keeps_no_turn_from_its_space() {
     let fixture = EngineFixture::start(settings(), date(2018, 6, 1), date(2018, 6, 8)).await;
     let (engine, stop) = (fixture.engine(), CancellationToken::new());
-    // The attempts are written, or the sessions: before and after the turn.
-    for (stalled, open) in [(".attempt.json", 0), (".session.", 4)] {
+    // An attempt is written, or its session: before and after the turn. The other windows of the export wait for it.
+    for (stalled, open) in [(".attempt.json", 0), (".session.", 1)] {
         let slow = store(&fixture);
         slow.stall(Some(stalled));
         let name = format!("tests/slow{open}");
@@ -99,9 +99,7 @@ async fn a_store_that_does_not_answer_keeps_no_turn_from_its_space() {
                 .lock()
                 .unwrap()
                 .iter()
-                .filter(|call| call.contains(stalled))
-                .count()
-                < 4
+                .all(|call| !call.contains(stalled))
             {
                 sleep(Duration::from_millis(20)).await;
             }
