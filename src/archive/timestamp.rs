@@ -22,7 +22,7 @@ const NONCE_BYTES: usize = 8;
 /// Maximum length of the text of an authority in an error.
 const STATUS_TEXT_CHARS: usize = 200;
 
-/// A request but for digest and nonce: version 1, the algorithm SHA-256, and the wish for the authority's certificate.
+/// A request without digest and nonce: version 1, the algorithm SHA-256, and the request for the authority's certificate.
 const REQUEST: [&[u8]; 3] = [
     &[
         0x30, 0x43, 0x02, 0x01, 0x01, 0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03,
@@ -32,7 +32,7 @@ const REQUEST: [&[u8]; 3] = [
     &[0x01, 0x01, 0xff],
 ];
 
-/// The algorithm SHA-256 in a reply, with and without its empty parameters.
+/// Object identifier of the algorithm SHA-256.
 const SHA256_OID: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
 
 /// Request for a time stamp.

@@ -275,7 +275,7 @@ fn documented_checks_pass_and_find_each_damage() {
         "{failing:?}"
     );
 
-    // A sum that fits the damaged file, by whoever cannot sign.
+    // A sum that fits the damaged file, by somebody who cannot sign.
     let forged = copy();
     change_one_byte(&forged.path().join("SHA256SUMS"), None);
     assert_eq!(failing_checks(forged.path(), &key)[0], "signature");

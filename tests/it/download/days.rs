@@ -397,7 +397,7 @@ async fn a_service_that_asks_to_wait_is_asked_for_the_session_again() {
     let day = ["--start", "2018-06-25", "-o", FILE];
     let output = fixture.download(&day).await.expect_exit(0);
     assert!(output.err.contains("will try again in 1 s"), "{}", output.err);
-    // Not for ever.
+    // Not without end.
     fs::remove_file(fixture.path(FILE)).unwrap();
     fixture.set_faults(&["full"]);
     let refused = fixture.download(&day).await.expect_exit(1);
