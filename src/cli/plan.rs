@@ -313,7 +313,7 @@ mod tests {
         for expected in [
             "no answer",
             "to export: 3 (2018-06-01/2018-06-03)",
-            "about 18 to the service",
+            "about 21 to the service",
         ] {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
