@@ -205,8 +205,10 @@ def window: .file | ltrimstr("_journal/") | split(".")[0];
 # Number of the revision: 0 for the first receipt of a window.
 def number: .file | split(".")[1] | if startswith("r") and . != "receipt" then .[1:] | tonumber else 0 end;
 def receipt_key($number): "_journal/\(.)\(if $number > 0 then ".r\($number)" else "" end).receipt.json";
-# The entry of a window as its newest revision states it, and all receipts of an entry.
-def current: . as $entry | (.revisions // [])[-1] // $entry;
+# The entry of a window as the revision that counts states it (the newest one whose body lacks no stored events), and all
+# receipts of an entry.
+def counts: .missingEvents == null;
+def current: . as $entry | [(.revisions // [])[] | select(counts)][-1] // $entry;
 def all_receipts: .receipt, ((.revisions // [])[] | .receipt);
 def object_key: if length == 10 then "date=\(.)/events.json.gz" else "date=\(.[:10])/events-h\(.[11:]).json.gz" end;
 def seconds: . + "T00:00:00Z" | fromdate;
@@ -238,8 +240,8 @@ def entries: ., ((.revisions // [])[] + {manifest: .manifest, window: .window});
   | group_by(.window) | map(([.[].by] | unique) as $by | {window: .[0].window, by: ($by - ["manifest"] | if . == ["nothing", "receipt"]
       then "nothing" else (.[0] // "manifest") end)})) as $attested
 | [$receipts[] | select(number == 0)] as $first
-# The receipt of the newest revision of each window.
-| ($receipts | group_by(window) | map(max_by(number))) as $newest
+# The receipt of the revision of each window that counts.
+| ($receipts | group_by(window) | map([.[] | select(.doc | counts)] | max_by(number) | select(. != null))) as $newest
 | (["note", "\($first | length) windows, \([$newest[].doc.events] | add // 0) events"],
    ([$manifests[].doc.acceptedGaps[] | "accepted gap \(.start) to \(.end): \(.reason)"] | unique | .[] | ["note", .]),
    ["note", "head to write down: " + ($manifests[-1] | if . then "\(.doc.sequence):\(.sha256)" else "none" end)],
@@ -407,7 +409,7 @@ check statements '
 # Each receipt is the one that the newest manifest about its window names, and says the same.
 check 'manifests and receipts' '
   def short: if . then {key, bytes, sha256: (.sha256 | ascii_downcase)} else null end;
-  def facts: {window, events, supplement: (.supplement | short), reportedBefore, reportedAfter, verdict, uncounted,
+  def facts: {window, events, missingEvents, supplement: (.supplement | short), reportedBefore, reportedAfter, verdict, uncounted,
     object: (.object | short)};
   (ledger[] | entries | $by_file[.receipt.key] as $receipt
    | if $receipt == null then "\(.receipt.key): is missing or damaged, \(.manifest) names it"
@@ -423,25 +425,28 @@ check 'manifests and receipts' '
    | "\($file): states fewer reported events of \($day.date) than the receipts of its hours")'
 check receipts '
   $receipts[] | .file as $file | window as $window | number as $number
-  | $by_file[$window | receipt_key($number - 1)].doc as $before | .doc
+  | $by_file[$window | receipt_key($number - 1)].doc as $before
+  | [range($number) as $n | $by_file[$window | receipt_key($n)].doc | select(. != null and counts)][-1] as $base | .doc
   | def own_key: if $number > 0 then "_revisions/\($window)/\($number)/events.json.gz" else $window | object_key end;
     def supplement_key: $window | object_key | rtrimstr(".json.gz") + "-r\($number).json.gz";
     .
   | def exact: {start: $window[:10], "end": $window[:10], hour: (if ($window | length) == 13 then $window[11:] | tonumber else null end)};
     def range: {start, "end": .end, hour};
     compared(latest) as $compared
-  | if [.events, ((.object, .supplement) // empty | .bytes, .decompressedBytes), (.supplementEvents, .reportedBefore, .reportedAfter,
-       .reportedOfDay) // 0] | all(is_count) | not then "\($file): has numbers that cannot be"
+  | if [.events, ((.object, .supplement) // empty | .bytes, .decompressedBytes), (.supplementEvents, .missingEvents,
+       .reportedBefore, .reportedAfter, .reportedOfDay) // 0] | all(is_count) | not then "\($file): has numbers that cannot be"
     elif .window != $window or (.asked | range) != exact
        or (.answered != null and (.answered | range | .hour //= exact.hour) != exact) then "\($file): is about another window"
     elif is_of($space; $scope) | not then "\($file): is about another space or scope"
     elif .object == null and (.events > 0 or .verdict != "Empty" or .uncounted != null) then "\($file): has events and no object"
     elif .revision != $number or ($number > 0 and $before == null) then "\($file): the receipt of the revision before it is missing"
-    elif $number > 0 and (.source != $before.source or .events != $before.events + (.supplementEvents // 0)) then
+    elif $number > 0 and (.source != $before.source or (counts and .events != $base.events + (.supplementEvents // 0))) then
        "\($file): does not follow from the revision before it"
+    elif (counts | not) and ($number == 0 or .missingEvents < 1 or .missingEvents > $base.events or .supplement != null
+       or .object.key != own_key) then "\($file): has missing events that cannot be"
     elif .supplement != null and ($number == 0 or .supplement.key != supplement_key or (.supplement.sha256 | test("^[0-9a-fA-F]{64}$") | not))
        then "\($file): names another supplement"
-    elif .object != null and ((.object.key != own_key and ($number == 0 or .object.sha256 != $before.object.sha256)) or (.object.sha256 | test("^[0-9a-fA-F]{64}$") | not))
+    elif .object != null and ((.object.key != own_key and ($number == 0 or .object.sha256 != $base.object.sha256)) or (.object.sha256 | test("^[0-9a-fA-F]{64}$") | not))
        then "\($file): names another object"
     elif .uncounted != null and .verdict != "Unknown" then "\($file): has a verdict about events that were not counted"
     elif .uncounted != null and (.events == 0 or .events < (latest // 0)) then "\($file): too few of its events could be counted"

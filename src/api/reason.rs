@@ -95,7 +95,7 @@ reasons! {
     TransferSlow: "A transfer hardly moved while other exports waited, and gave its place to one of them.", "Check the speed of the service, of the store and of the network in between; the window is tried again, and a day is then exported by the hour.";
     TooLarge: "The events of one hour exceed the size of one object (10,000 parts).", "Report it; the limit of the store is reached.";
     Short: "Fewer events arrived than the service reports for that day, twice.", "Report it to the service; accept the gap in spec.acceptedGaps if the service cannot correct it.";
-    DayChanged: "The service reports more events of a stored day than before, but what it sends lacks events that are stored; nothing was replaced.", "Compare both bodies (`eventexport download` gets the one that the service has now) and report it to the service; if the stored events are to stay as they are, accept the day in spec.acceptedGaps with a reason.";
+    DayChanged: "The service reports more events of a stored day than before, but what it sends lacks events that are stored; it was kept beside the day, and nothing was replaced.", "Compare both bodies (the later one is below `_revisions/`) and report it to the service; if the stored events are to stay as they are, accept the day in spec.acceptedGaps with a reason.";
     EmptyUnproved: "The service sent no events, but nothing proves that there were none.", "Compare with the daily listing of the service (`eventexport status`); accept the gap if the day is known to be empty.";
     Expired: "The service no longer has events of that day: a gap.", "Accept the gap in spec.acceptedGaps with a reason; the events cannot be recovered.";
     // The bucket does not hold what was written.

@@ -403,6 +403,7 @@ mod tests {
                 stored_at: Timestamp::UNIX_EPOCH,
                 summary: later.summary,
                 proof: later.proof,
+                missing_events: 0,
                 supplement: Some(SupplementFacts {
                     bytes: 30,
                     events: 3,

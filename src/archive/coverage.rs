@@ -1017,7 +1017,7 @@ mod tests {
     fn revise(journal: &mut Journal, window: Window, events: u64, reported: Option<u64>) {
         let mut later = facts(events, reported, Some(70)).summary;
         let stored = journal.receipts.get_mut(&window).unwrap().as_mut().unwrap();
-        let revision = stored.revision() + 1;
+        let revision = stored.highest_revision() + 1;
         later.revision = revision;
         let supplement = SupplementFacts {
             bytes: 20,
@@ -1032,6 +1032,7 @@ mod tests {
             stored_at: Timestamp::from_second(i64::from(revision)).unwrap(),
             summary: later,
             proof: ReceiptProof::default(),
+            missing_events: 0,
             supplement: Some(supplement),
         });
         let files = RevisionFiles {

@@ -187,7 +187,7 @@ impl Inspection {
             self.events = self.events.saturating_add(summary.events);
             self.bytes = self.bytes.saturating_add(facts.stored_bytes());
             self.late_events = self.late_events.saturating_add(facts.late_events());
-            self.revised += u64::from(facts.revision() > 0);
+            self.revised += u64::from(facts.current_revision().is_some());
             self.empty += u64::from(summary.sha256.is_none());
             self.uncounted += u64::from(summary.verdict.recorded() == Verdict::Unknown);
         }
@@ -203,7 +203,7 @@ impl Inspection {
                     days,
                 });
             }
-            let proof = facts.revisions.last().map_or(&facts.proof, |last| &last.proof);
+            let proof = facts.current_proof();
             let (before, after) = (proof.reported_before, proof.reported_after);
             let events = facts.current().events;
             let kind = match compare_counts(events, before, after) {

@@ -55,7 +55,7 @@ pub struct ReceiptFacts {
     pub summary: WindowFacts,
     /// Facts for the manifest.
     pub proof: ReceiptProof,
-    /// Later revisions, oldest first, numbered from 1. The last one counts.
+    /// Later revisions, oldest first, numbered from 1. The last one that lacks no stored events counts.
     pub revisions: Vec<RevisionFacts>,
 }
 
@@ -77,6 +77,8 @@ pub struct RevisionFacts {
     pub proof: ReceiptProof,
     /// Events that no earlier revision has.
     pub supplement: Option<SupplementFacts>,
+    /// Number of stored events that the body lacks. Unless it is 0, the revision does not count.
+    pub missing_events: u64,
 }
 
 /// A stored supplement.
@@ -239,26 +241,42 @@ impl ReceiptFacts {
         text(&self.proof.version_id) + reason(&self.summary) + later.sum::<u64>()
     }
 
-    /// Returns the facts of the highest revision.
-    pub fn current(&self) -> &WindowFacts {
-        self.revisions.last().map_or(&self.summary, |last| &last.summary)
+    /// Returns the later revision that counts; `None` if the first receipt does.
+    pub fn current_revision(&self) -> Option<&RevisionFacts> {
+        self.revisions.iter().rfind(|later| later.missing_events == 0)
     }
 
-    /// Returns the number of the highest revision.
-    pub fn revision(&self) -> u32 {
+    /// Returns the facts of the revision that counts.
+    pub fn current(&self) -> &WindowFacts {
+        self.current_revision()
+            .map_or(&self.summary, |current| &current.summary)
+    }
+
+    /// Returns the facts for the manifest of the revision that counts.
+    pub fn current_proof(&self) -> &ReceiptProof {
+        self.current_revision()
+            .map_or(&self.proof, |current| &current.proof)
+    }
+
+    /// Returns the number of the highest revision, whether it counts or not.
+    pub fn highest_revision(&self) -> u32 {
         self.revisions.last().map_or(0, |last| last.revision)
     }
 
-    /// Returns the number of the revision that stored the object of the highest revision.
+    /// Returns the number of the revision that stored the object of the revision that counts.
     pub fn current_object(&self) -> u32 {
-        self.revisions.last().map_or(0, |last| last.object)
+        self.current_revision().map_or(0, |current| current.object)
     }
 
-    /// Returns the time at which the highest revision was stored, by the store's clock.
+    /// Returns the time at which the revision that counts was stored, by the store's clock.
     pub fn current_stored_at(&self) -> Timestamp {
-        self.revisions
-            .last()
-            .map_or(self.stored_at, |last| last.stored_at)
+        self.current_revision()
+            .map_or(self.stored_at, |current| current.stored_at)
+    }
+
+    /// Returns the last revision if it does not count: its body lacks stored events.
+    pub fn changed_revision(&self) -> Option<&RevisionFacts> {
+        self.revisions.last().filter(|last| last.missing_events > 0)
     }
 
     /// For an hour: returns the highest count of its day that any revision states.
@@ -287,7 +305,7 @@ impl ReceiptFacts {
         })
     }
 
-    /// Returns the facts for status and reports: those of the highest revision, with the size of all objects that readers
+    /// Returns the facts for status and reports: those of the revision that counts, with the size of all objects that readers
     /// see.
     pub fn reported_facts(&self) -> WindowFacts {
         WindowFacts {
@@ -305,7 +323,7 @@ impl ReceiptFacts {
         receipt: &Receipt,
         sha256: Sha256Digest,
     ) -> Result<(), (String, String)> {
-        let next = self.revision() + 1;
+        let next = self.highest_revision() + 1;
         if receipt.revision != next {
             return Err((
                 format!("revision {next}"),
@@ -319,12 +337,24 @@ impl ReceiptFacts {
             ));
         }
         let late = receipt.supplement_events.unwrap_or(0);
-        let sum = self.current().events.saturating_add(late);
-        if receipt.events != sum {
-            return Err((
-                format!("{sum} events: those of revision {} and the supplement", next - 1),
-                format!("{} events", receipt.events),
-            ));
+        let stored = self.current().events;
+        match receipt.missing_events {
+            Some(missing) if missing > stored => {
+                return Err((
+                    format!("at most {stored} missingEvents: those that are stored"),
+                    format!("{missing} missingEvents"),
+                ));
+            }
+            None if receipt.events != stored.saturating_add(late) => {
+                return Err((
+                    format!(
+                        "{} events: those that are stored and the supplement",
+                        stored.saturating_add(late)
+                    ),
+                    format!("{} events", receipt.events),
+                ));
+            }
+            Some(_) | None => {}
         }
         let key = receipt.object.as_ref().map(|object| object.key.as_str());
         let own = Key::Revision(window, next).relative();
@@ -354,6 +384,7 @@ impl ReceiptFacts {
             summary: facts.summary,
             proof: facts.proof,
             supplement,
+            missing_events: receipt.missing_events.unwrap_or(0),
         });
         Ok(())
     }
@@ -454,6 +485,9 @@ fn format_range(range: RangeRecord) -> String {
 /// Checks a receipt for values that an export never writes. Returns the expected and the actual value.
 fn contradiction(window: Window, revision: u32, receipt: &Receipt) -> Option<(String, String)> {
     let differs = |expected: &str, found: String| Some((expected.to_owned(), found));
+    if let Some((expected, found)) = missing_contradiction(window, revision, receipt) {
+        return Some((expected, found));
+    }
     if let Some((expected, found)) = supplement_contradiction(window, revision, receipt) {
         return Some((expected, found));
     }
@@ -520,6 +554,20 @@ fn is_body_key(window: Window, revision: u32, key: &str) -> bool {
         Key::Revision(other, earlier) => other == window && earlier <= revision,
         _ => false,
     }
+}
+
+/// Checks the receipt of a body that lacks stored events. Returns the expected and the actual value.
+fn missing_contradiction(window: Window, revision: u32, receipt: &Receipt) -> Option<(String, String)> {
+    let missing = receipt.missing_events?;
+    let own = Key::Revision(window, revision).relative();
+    let key = receipt.object.as_ref().map(|object| &object.key);
+    let fits = revision > 0 && missing > 0 && receipt.supplement.is_none() && key == own.as_ref();
+    (!fits).then(|| {
+        (
+            "missingEvents only with the body of a later revision, without a supplement".to_owned(),
+            format!("{missing} missingEvents"),
+        )
+    })
 }
 
 /// Checks the supplement of a receipt. Returns the expected and the actual value.
@@ -614,6 +662,7 @@ mod tests {
             revision: number,
             supplement: (number > 0).then(|| object(Key::Supplement(window, number))),
             supplement_events: (number > 0).then_some(7),
+            missing_events: None,
             started_at: Timestamp::UNIX_EPOCH,
             stored_at: Timestamp::UNIX_EPOCH,
             software: "test".to_owned(),
@@ -635,8 +684,14 @@ mod tests {
             read(&revision(0), 1).is_err(),
             "the first receipt under a later key"
         );
-        let wrong: [(&str, Edit); 6] = [
+        let wrong: [(&str, Edit); 8] = [
             ("no object", |r| r.object = None),
+            ("stored events that are missing, and late ones", |r| {
+                r.missing_events = Some(1);
+            }),
+            ("no missing events", |r| {
+                (r.supplement, r.supplement_events, r.missing_events) = (None, None, Some(0));
+            }),
             ("the body of a later revision", |r| {
                 r.object.as_mut().unwrap().key = "_revisions/2018-06-15/3/events.json.gz".to_owned();
             }),
@@ -664,8 +719,40 @@ mod tests {
             );
         }
         assert_eq!((both.current().events, both.late_events()), (254, 14));
-        assert_eq!((both.revision(), both.stored_bytes()), (2, 150));
-        let broken: [(&str, u32, Edit); 4] = [
+        assert_eq!((both.highest_revision(), both.stored_bytes()), (2, 150));
+
+        // A body that lacks stored events is kept and does not count; the next one follows on the one before it.
+        let mut changed = revision(1);
+        (changed.supplement, changed.supplement_events) = (None, None);
+        (changed.missing_events, changed.events) = (Some(3), 299);
+        (changed.reported_after, changed.verdict) = (Some(299), Verdict::Matched);
+        assert_eq!(read(&changed, 1), Ok(()));
+        let mut with_changed = facts();
+        let digest = Sha256Digest::default();
+        assert_eq!(with_changed.add_revision(window, &changed, digest), Ok(()));
+        let kept = |facts: &ReceiptFacts| facts.changed_revision().map(|last| last.missing_events);
+        assert_eq!(kept(&with_changed), Some(3));
+        assert_eq!(
+            (with_changed.current().events, with_changed.current_object()),
+            (240, 0)
+        );
+        assert_eq!(
+            (with_changed.highest_revision(), with_changed.stored_bytes()),
+            (1, 50)
+        );
+        let mut next = revision(2);
+        (next.events, next.reported_after) = (247, Some(247));
+        assert_eq!(with_changed.add_revision(window, &next, digest), Ok(()));
+        assert_eq!(
+            (with_changed.current().events, with_changed.current_object()),
+            (247, 2)
+        );
+        assert_eq!(kept(&with_changed), None);
+
+        let broken: [(&str, u32, Edit); 5] = [
+            ("more missing events than are stored", 1, |r| {
+                (r.supplement, r.supplement_events, r.missing_events) = (None, None, Some(241));
+            }),
             ("a hole", 2, |_| {}),
             ("another source", 1, |r| r.source = "https://b".to_owned()),
             ("events that do not add up", 1, |r| r.events = 248),

@@ -348,6 +348,10 @@ pub struct Receipt {
     /// Of a later revision: number of events in the supplement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supplement_events: Option<u64>,
+    /// Of a later revision: number of stored events that its body lacks; absent if it lacks none. Such a body is kept, and
+    /// the revision does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_events: Option<u64>,
     /// Time of the session request, by the store's clock.
     pub started_at: Timestamp,
     /// Time at which the object was stored, by the store's clock.

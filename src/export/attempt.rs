@@ -22,11 +22,11 @@ use super::observer::WindowResult;
 use super::open::{
     JournaledSessions, OpenAttempt, OpenFailure, OpenOutcome, discard_attempt, open_session, stopped,
 };
-use super::revision::{RevisionProgress, RevisionTarget, RevisionWrite, finish_revision};
+use super::revision::{RevisionProgress, RevisionTarget, finish_revision};
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
 use crate::api::Reason;
-use crate::archive::counts::{DayListing, EmptyAnswer, latest_count};
+use crate::archive::counts::{DayListing, EmptyAnswer};
 use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::ExpiredFacts;
 use crate::archive::receipt::body_key;
@@ -452,13 +452,8 @@ impl Attempt<'_> {
         let finished = Box::pin(finished.instrument(span)).await?;
         let left = uploads_left.into_inner();
         self.opened.needs_recovery.store(left, Ordering::Relaxed);
-        match finished {
-            RevisionWrite::Finished(written) => Ok(receipt_written(written)),
-            RevisionWrite::Changed(changed) => {
-                let reported = latest_count(comparison.before, comparison.after);
-                Err(self.changed(changed, reported.or(comparison.of_day)).await)
-            }
-        }
+        self.check_changed(&finished, comparison).await?;
+        Ok(receipt_written(finished))
     }
 
     async fn commit_empty(&self, no_events: NoEvents, comparison: CountComparison) -> Result<Step, Failure> {

@@ -221,6 +221,7 @@ fn new_receipt(
         revision: opened.revision,
         supplement: None,
         supplement_events: None,
+        missing_events: None,
         started_at: opened.started_at,
         stored_at: opened.started_at,
         software: SOFTWARE.to_owned(),

@@ -28,7 +28,7 @@ impl Attempt<'_> {
         let next = match staged.proof.clone() {
             Some(proof) if proof.stats.events.events > 0 || proof.stats.events.uncounted.is_some() => {
                 match self.compare(&staged, &proof).await {
-                    Ok(comparison) => match self.evaluate_later_body(proof.stats.events, comparison).await {
+                    Ok(comparison) => match self.evaluate_later_body(&proof, comparison).await {
                         Ok(LaterBody::None) => return Ok(Step::Commit(staged, proof, comparison)),
                         Ok(LaterBody::Grown) => return Ok(Step::CommitRevision(staged, proof, comparison)),
                         Ok(LaterBody::Unchanged) => Ok(Step::Done(WindowOutcome::Unchanged)),

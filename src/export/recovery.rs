@@ -12,7 +12,7 @@ use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, sign_receipt
 use super::failure::{Failure, RetryClass};
 use super::journal_io::{delete_keys, list_attempts, load_day};
 use super::open::{abort_matching_uploads, session_request};
-use super::revision::{RevisionProgress, RevisionTarget, RevisionWrite, finish_revision, receipt_mode};
+use super::revision::{RevisionProgress, RevisionTarget, finish_revision, receipt_mode};
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
 use crate::api::Reason;
@@ -230,7 +230,7 @@ async fn adopt_revision(
         stop: &ctx.stop,
     };
     let finished = finish_revision(ctx, id, &target, receipt, &progress).await?;
-    if let RevisionWrite::Finished(ReceiptWrite::Written(_)) = finished {
+    if let ReceiptWrite::Written(_) = finished {
         tracing::info!(window = %id.window, revision = target.number, "adopted revision without receipt");
     }
     Ok(())

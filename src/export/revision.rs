@@ -11,15 +11,15 @@ use super::commit::{
     publish_object, put_prepared, sign_receipt, write_receipt,
 };
 use super::failure::Failure;
-use super::journal_io::{delete_keys, put_record};
+use super::journal_io::put_record;
 use super::open::{stopped, ulid_at};
 use super::recovery::delete_attempt_keys;
 use super::run_context::RunContext;
 use crate::api::Reason;
-use crate::archive::counts::compare_counts;
+use crate::archive::counts::{compare_counts, latest_count};
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key, REVISION_MAX};
 use crate::archive::read::get_record;
-use crate::archive::receipt::{ReceiptFacts, body_key, receipt_key};
+use crate::archive::receipt::{ReceiptFacts, Sha256Digest, body_key, receipt_key};
 use crate::archive::records::{
     ArchiveRecord as _, ChangedRecord, LateRecord, ObjectRecord, Receipt, SOFTWARE,
 };
@@ -29,8 +29,8 @@ use crate::pipeline::difference::{
     BodyError, Difference, DifferenceError, StoredBody, StoredSupplement, copy_difference,
     memory_of_comparison,
 };
-use crate::pipeline::events::EventCount;
 use crate::pipeline::part_pool::PartReservation;
+use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::{StoreSink, StoreSinkError, StoreTarget};
 use crate::storage::{ConditionalSupport, PutMode};
 use crate::tracker::TransferEnd;
@@ -44,20 +44,33 @@ pub(super) struct RevisionTarget {
     pub(super) events: u64,
     /// Newest count of the service for the day.
     pub(super) reported: u64,
-    /// Number of the revision whose full body is the newest one; `None`: the window was proved empty.
+    /// Number of the revision whose full body has all stored events; `None`: the window was proved empty.
     pub(super) newest_body: Option<u32>,
+    /// The later body that was stored last, if it lacks stored events.
+    pub(super) changed: Option<ChangedBody>,
+}
+
+/// A stored later body that lacks stored events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ChangedBody {
+    sha256: Sha256Digest,
+    missing: u64,
 }
 
 impl RevisionTarget {
     /// Returns the next revision of a stored window; `None` if no number is left.
     pub(super) fn next(facts: &ReceiptFacts, reported: u64) -> Option<Self> {
-        let number = facts.revision() + 1;
+        let number = facts.highest_revision() + 1;
         let current = facts.current();
         let target = || Self {
             number,
             events: current.events,
             reported,
             newest_body: current.sha256.map(|_| facts.current_object()),
+            changed: facts.changed_revision().and_then(|last| {
+                let (sha256, missing) = (last.summary.sha256?, last.missing_events);
+                Some(ChangedBody { sha256, missing })
+            }),
         };
         (number <= REVISION_MAX).then(target)
     }
@@ -80,6 +93,15 @@ pub(super) enum LaterBody {
     Unchanged,
 }
 
+/// Whether this process or an earlier one saw a later body that lacks stored events before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// It differs from the one that was stored last.
+    Now,
+    /// It has the bytes of the one that was stored last.
+    Again,
+}
+
 /// Conditions of finishing a revision.
 #[derive(Clone, Copy)]
 pub(super) struct RevisionProgress<'a> {
@@ -91,25 +113,27 @@ pub(super) struct RevisionProgress<'a> {
     pub(super) stop: &'a CancellationToken,
 }
 
-/// Result of finishing a revision.
-pub(super) enum RevisionWrite {
-    /// The receipt was written, by this or another holder.
-    Finished(ReceiptWrite),
-    /// The later body lacks stored events. It was removed.
-    Changed(ChangedRecord),
-}
-
 impl Attempt<'_> {
     /// Compares the events of a later body with those that are stored.
     pub(super) async fn evaluate_later_body(
         &self,
-        count: EventCount,
+        proof: &ProofFacts,
         comparison: CountComparison,
     ) -> Result<LaterBody, Failure> {
         let Some(target) = &self.prior.revision else {
             return Ok(LaterBody::None);
         };
-        let window = self.window();
+        let (window, count) = (self.window(), proof.stats.events);
+        let reported = comparison.after.or(comparison.before).or(comparison.of_day);
+        if let Some(kept) = &target.changed
+            && kept.sha256.to_string() == proof.sha256
+        {
+            let changed = ChangedRecord {
+                events: count.events,
+                missing: kept.missing,
+            };
+            return Err(self.changed(changed, reported, Seen::Again).await);
+        }
         if let Some(uncounted) = count.uncounted {
             let message = format!(
                 "{window}: the day has late events, and its body cannot be counted to its end: {uncounted}; nothing was stored"
@@ -121,8 +145,7 @@ impl Attempt<'_> {
                 events: count.events,
                 missing: target.events - count.events,
             };
-            let reported = comparison.after.or(comparison.before).or(comparison.of_day);
-            return Err(self.changed(changed, reported).await);
+            return Err(self.changed(changed, reported, Seen::Now).await);
         }
         Ok(if count.events == target.events {
             LaterBody::Unchanged
@@ -131,9 +154,29 @@ impl Attempt<'_> {
         })
     }
 
-    /// Returns the failure of a later body that lacks stored events. Damage in transit looks the same, so it is
+    /// Fails if the revision that was just written has a body that lacks stored events.
+    pub(super) async fn check_changed(
+        &self,
+        written: &ReceiptWrite,
+        comparison: CountComparison,
+    ) -> Result<(), Failure> {
+        let ReceiptWrite::Written(receipt) = written else {
+            return Ok(());
+        };
+        let Some(missing) = receipt.missing_events else {
+            return Ok(());
+        };
+        let changed = ChangedRecord {
+            events: receipt.events,
+            missing,
+        };
+        let reported = latest_count(comparison.before, comparison.after).or(comparison.of_day);
+        Err(self.changed(changed, reported, Seen::Now).await)
+    }
+
+    /// Returns the failure of a later body that lacks stored events. A service may give such a body for a time, so it is
     /// downloaded once more before a person decides.
-    pub(super) async fn changed(&self, changed: ChangedRecord, reported: Option<u64>) -> Failure {
+    async fn changed(&self, changed: ChangedRecord, reported: Option<u64>, seen: Seen) -> Failure {
         let window = self.window();
         let target = self.prior.revision.as_ref();
         let stored = target.map_or(0, |target| target.events);
@@ -142,19 +185,15 @@ impl Attempt<'_> {
             "{window}: {stored} events are stored, and the service now sends {events} that lack {missing} of them; \
              nothing was replaced"
         );
-        let failure = Failure::retry(Reason::DayChanged, message);
-        if self
-            .prior
-            .last_failure
-            .is_none_or(|(reason, _)| reason != Reason::DayChanged)
-        {
-            return failure;
+        let last = self.prior.last_failure.map(|(reason, _)| reason);
+        if seen == Seen::Now && last != Some(Reason::DayChanged) {
+            return Failure::retry(Reason::DayChanged, message);
         }
         let reported = target
             .map_or(0, |target| target.reported)
             .max(reported.unwrap_or(0));
         match self.record_late(reported, Some(changed)).await {
-            Ok(()) => Failure::manual(failure.reason, failure.message),
+            Ok(()) => Failure::manual(Reason::DayChanged, message),
             Err(failure) => failure,
         }
     }
@@ -195,14 +234,14 @@ impl Attempt<'_> {
 }
 
 /// Finishes a revision whose full body is stored: stores its supplement, then writes its receipt. Idempotent: recovery
-/// calls it again. If the later body lacks stored events, removes that body.
+/// calls it again. The receipt of a body that lacks stored events says so, and there is no supplement.
 pub(super) async fn finish_revision(
     ctx: &RunContext,
     id: AttemptId,
     target: &RevisionTarget,
     mut receipt: Receipt,
     progress: &RevisionProgress<'_>,
-) -> Result<RevisionWrite, Failure> {
+) -> Result<ReceiptWrite, Failure> {
     let (store, root) = (&ctx.peers.store, &ctx.export.root);
     let RevisionProgress {
         attested,
@@ -247,27 +286,21 @@ pub(super) async fn finish_revision(
     let difference = Box::pin(copy_difference(&**store, earlier, &later, &mut sink, stop)).await;
     drop(sink);
     let supplement = match difference.map_err(|error| difference_failure(window, error))? {
-        Difference::Contained(supplement) => supplement,
+        Difference::Contained(StoredSupplement { proof, body }) => {
+            let stats = proof.stats.clone().map_err(|error| {
+                Failure::retry(
+                    Reason::Failed,
+                    format!("{window}: cannot prove its supplement: {error}"),
+                )
+            })?;
+            (stats.events.events > 0).then_some((proof, stats, body))
+        }
         Difference::Changed(comparison) => {
-            let body = body_key(window, target.number);
-            if !delete_keys(&**store, root, std::slice::from_ref(&body)).await? {
-                let key = root.key(&body).unwrap_or_default();
-                tracing::warn!(key, "cannot delete the body of a changed day; it has no receipt");
-            }
-            return Ok(RevisionWrite::Changed(ChangedRecord {
-                events: comparison.later,
-                missing: comparison.missing,
-            }));
+            receipt.missing_events = Some(comparison.missing);
+            None
         }
     };
-    let StoredSupplement { proof, body } = supplement;
-    let stats = proof.stats.map_err(|error| {
-        Failure::retry(
-            Reason::Failed,
-            format!("{window}: cannot prove its supplement: {error}"),
-        )
-    })?;
-    if stats.events.events > 0 {
+    if let Some((proof, stats, body)) = supplement {
         let staged = StagedObject {
             bytes: proof.bytes,
             crc64: proof.crc64,
@@ -300,7 +333,7 @@ pub(super) async fn finish_revision(
         let body = root.key(&body_key(window, target.number)).unwrap_or_default();
         check_not_overwritten(&**store, &body, &written).await?;
     }
-    Ok(RevisionWrite::Finished(written))
+    Ok(written)
 }
 
 /// Reserves memory for a comparison and the first part of its supplement. No other memory is held meanwhile.
@@ -327,17 +360,17 @@ fn stored_body(root: &ArchiveRoot, object: &ObjectRecord) -> StoredBody {
     }
 }
 
-/// Returns the newest full body that is stored; `None` if the window was proved empty. It has all stored events.
+/// Returns the full body that has all stored events; `None` if the window was proved empty.
 async fn earlier_body(
     ctx: &RunContext,
     window: Window,
     target: &RevisionTarget,
 ) -> Result<Option<StoredBody>, Failure> {
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
-    if target.newest_body.is_none() {
+    let Some(number) = target.newest_body else {
         return Ok(None);
-    }
-    let key = receipt_key(window, target.number - 1);
+    };
+    let key = receipt_key(window, number);
     let receipt = get_record::<Receipt>(store, root, &key).await?;
     let object = receipt.and_then(|receipt| receipt.object);
     let Some(object) = object else {
@@ -373,22 +406,22 @@ fn difference_failure(window: Window, error: DifferenceError<StoreSinkError>) ->
     }
 }
 
-/// Writes the receipt of the next revision of a window for a newer count of the service: the window has enough events by
-/// it. No session is needed, and no object is written.
+/// Writes the receipt of the next revision of a window, with the facts of the one that counts, for a newer count of the
+/// service: the window has enough events by it. No session is needed, and no object is written.
 pub(super) async fn confirm_count(
     ctx: &RunContext,
     window: Window,
-    revision: u32,
+    (current, highest): (u32, u32),
     reported: u64,
 ) -> Result<ReceiptWrite, Failure> {
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);
-    let newest = get_record::<Receipt>(store, root, &receipt_key(window, revision)).await?;
-    let Some(newest) = newest.filter(|_| revision < REVISION_MAX) else {
+    let newest = get_record::<Receipt>(store, root, &receipt_key(window, current)).await?;
+    let Some(newest) = newest.filter(|_| highest < REVISION_MAX) else {
         return Ok(ReceiptWrite::WrittenByOther);
     };
     let stored_at = store.now().await.map_err(|error| Failure::from(&error))?;
     let receipt = Receipt {
-        revision: revision + 1,
+        revision: highest + 1,
         supplement: None,
         supplement_events: None,
         reported_before: None,
@@ -408,7 +441,7 @@ pub(super) async fn confirm_count(
     if signed {
         put_prepared(ctx, id, String::new(), &receipt).await?;
     }
-    let key = receipt_key(window, revision + 1);
+    let key = receipt_key(window, highest + 1);
     let written = write_receipt(store, root, &key, receipt, receipt_mode(ctx)).await?;
     if let ReceiptWrite::Written(receipt) = &written {
         sign_receipt(ctx, window, receipt).await?;

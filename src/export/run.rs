@@ -602,11 +602,13 @@ impl ExportRun {
     /// Starts the task that confirms the newest count of a stored window.
     fn confirm(&mut self, confirmation: Confirmation) {
         let Confirmation { window, reported } = confirmation;
-        let Some(revision) = self.stored_revision(window) else {
-            return;
-        };
+        let journal = self.journal.as_ref();
+        let facts = journal.and_then(|journal| journal.receipts.get(&window)?.as_ref());
+        let Some(facts) = facts else { return };
+        let current = facts.current_revision().map_or(0, |current| current.revision);
+        let revisions = (current, facts.highest_revision());
         self.spawn(RunTask::Confirm(window), move |ctx| async move {
-            let confirmed = confirm_count(&ctx, window, revision, reported).await;
+            let confirmed = confirm_count(&ctx, window, revisions, reported).await;
             RunTaskResult::Confirm(window, confirmed)
         });
     }
@@ -1015,6 +1017,8 @@ impl ExportRun {
             Err(failure) if self.ctx.stop.is_cancelled() && failure == stopped() => {}
             Err(failure) => {
                 tracing::info!(%window, reason = %failure.reason, error = failure.message, "cannot export window");
+                // The body of a changed day has a receipt.
+                needs_refresh |= failure.reason == Reason::DayChanged;
                 self.retry_state
                     .record_failure(window, failure, now, rand::random());
             }
@@ -1049,7 +1053,7 @@ impl ExportRun {
     /// Returns the number of the highest revision of a stored window.
     fn stored_revision(&self, window: Window) -> Option<u32> {
         let facts = self.journal.as_ref()?.receipts.get(&window)?;
-        facts.as_ref().map(ReceiptFacts::revision)
+        facts.as_ref().map(ReceiptFacts::highest_revision)
     }
 
     /// Records that the bucket does not show what an attempt found.

@@ -175,6 +175,20 @@ fn impossible_revision(window: Window, entry: &WindowEntry) -> Option<(String, S
         if (later.revision, &later.receipt.key) != (number, &receipt) {
             return Some((format!("revision {number}, {receipt}"), found));
         }
+        if let Some(missing) = later.missing_events {
+            let own = Key::Revision(window, number).relative();
+            if missing == 0
+                || missing > events
+                || later.supplement.is_some()
+                || Some(&later.object.key) != own.as_ref()
+            {
+                return Some((
+                    format!("revision {number} with its own body and at most {events} missingEvents"),
+                    format!("{missing} missingEvents"),
+                ));
+            }
+            continue;
+        }
         if later.events < events {
             return Some((
                 format!("revision {number} with at least {events} events"),

@@ -101,7 +101,7 @@ pub struct WindowEntry {
     /// End of the count, if the content could be counted only in part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncounted: Option<UncountedRecord>,
-    /// Later revisions, oldest first; the last one counts. A manifest that has some is of `manifest/v2`.
+    /// Later revisions, oldest first; the last one without `missingEvents` counts. A manifest that has some is of `manifest/v2`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<RevisionEntry>,
 }
@@ -121,6 +121,9 @@ pub struct RevisionEntry {
     pub supplement: Option<ObjectEntry>,
     /// Events counted in the full body.
     pub events: u64,
+    /// Number of stored events that the full body lacks; absent if it lacks none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_events: Option<u64>,
     /// Bytes of the full body after decompression.
     pub decompressed_bytes: u64,
     /// Events that the service reported before the download.
@@ -138,22 +141,31 @@ impl WindowEntry {
         std::iter::once(&self.receipt).chain(later)
     }
 
-    /// Returns the events of the highest revision.
+    /// Returns the later revision that counts; `None` if the first receipt does.
+    fn current_revision(&self) -> Option<&RevisionEntry> {
+        self.revisions
+            .iter()
+            .rfind(|later| later.missing_events.is_none())
+    }
+
+    /// Returns the events of the revision that counts.
     pub fn current_events(&self) -> u64 {
-        self.revisions.last().map_or(self.events, |last| last.events)
+        self.current_revision()
+            .map_or(self.events, |current| current.events)
     }
 
     /// Returns the newest count of the service.
     pub fn current_reported(&self) -> Option<u64> {
-        match self.revisions.last() {
-            Some(last) => last.reported_after.or(last.reported_before),
+        match self.current_revision() {
+            Some(current) => current.reported_after.or(current.reported_before),
             None => self.reported_after.or(self.reported_before),
         }
     }
 
-    /// Returns the verdict of the highest revision.
+    /// Returns the verdict of the revision that counts.
     pub fn current_verdict(&self) -> Verdict {
-        self.revisions.last().map_or(self.verdict, |last| last.verdict)
+        self.current_revision()
+            .map_or(self.verdict, |current| current.verdict)
     }
 }
 

@@ -250,6 +250,7 @@ fn wrong_entry(
     let object = receipt.object.as_ref().map_or("", |object| &object.sha256);
     let supplement = receipt.supplement.as_ref().map(|supplement| &supplement.sha256);
     let same = stated.events == receipt.events
+        && stated.missing_events == receipt.missing_events
         && stated.object.sha256 == object
         && stated.supplement.as_ref().map(|supplement| &supplement.sha256) == supplement
         && stated.reported_before == receipt.reported_before

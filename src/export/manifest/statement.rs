@@ -170,6 +170,7 @@ fn revision_entry(window: Window, later: &RevisionFacts) -> Option<RevisionEntry
         summary,
         proof,
         supplement,
+        missing_events,
         ..
     } = later;
     let key = |key: Key| key.relative().unwrap_or_default();
@@ -192,6 +193,7 @@ fn revision_entry(window: Window, later: &RevisionFacts) -> Option<RevisionEntry
             version_id: supplement.version_id.as_deref().map(ToOwned::to_owned),
         }),
         events: summary.events,
+        missing_events: (*missing_events > 0).then_some(*missing_events),
         decompressed_bytes: proof.decompressed_bytes,
         reported_before: proof.reported_before,
         reported_after: proof.reported_after,

@@ -304,7 +304,7 @@ async fn a_day_whose_later_body_lacks_stored_events_is_left_for_a_person() {
         assert!(message.contains(part), "{part} is not in {message}");
     }
     assert!(!changed.complete && !changed.finished);
-    // The archive stays proved for what it held, and nothing of the later body is there.
+    // The archive stays proved for what it held. The later body is kept once, as it was sent, and no query reads it.
     assert_eq!(changed.stored, 2);
     assert_each_event_once(&fixture, june(4)).await;
     let of_day: Vec<String> = fixture
@@ -316,10 +316,17 @@ async fn a_day_whose_later_body_lacks_stored_events_is_left_for_a_person() {
         of_day,
         [
             "_journal/2018-06-03.late.json",
+            "_journal/2018-06-03.r1.receipt.json",
             "_journal/2018-06-03.receipt.json",
+            "_revisions/2018-06-03/1/events.json.gz",
             "date=2018-06-03/events.json.gz"
         ]
     );
+    let kept = receipt(&fixture, "2018-06-03.r1").unwrap();
+    assert_eq!((kept.events, kept.missing_events), (247, Some(240)));
+    let body = read(&fixture, "_revisions/2018-06-03/1/events.json.gz").unwrap();
+    assert_eq!(lines(&body), lines(&fixture.served(june(3))));
+    assert_eq!(errors(&fixture).await, []);
     let record = late(&fixture, "2018-06-03").unwrap();
     assert_eq!((record.stored, record.reported), (240, 247));
     let opened = fixture.simulator.ledger().opened;
@@ -333,6 +340,72 @@ async fn a_day_whose_later_body_lacks_stored_events_is_left_for_a_person() {
     fixture.export.accepted_gaps = vec![gap(june(3), june(3))];
     let accepted = fixture.run().await;
     assert!(accepted.complete, "{:?}", accepted.problems);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_body_that_lacks_stored_events_stops_no_later_revision() {
+    let mut fixture = EngineFixture::start(other_events(), june(3), june(3)).await;
+    fixture.signing = signing();
+    assert!(fixture.run().await.complete);
+    let source = fixture.export.source.clone();
+    let first = std::mem::replace(
+        &mut fixture.simulator,
+        Simulator::start(settings()).await.unwrap(),
+    );
+    fixture.simulator.grow_day(june(3), 7);
+    let changed = fixture.run().await;
+    assert_eq!(reasons(&changed), [Reason::DayChanged]);
+    assert_eq!(fixture.export.source, source, "the name of the service stays");
+
+    // The service gives the stored events again, with later ones.
+    fixture.simulator = first;
+    fixture.simulator.grow_day(june(3), 20);
+    let snapshot = fixture.run().await;
+    assert!(snapshot.complete, "{:?}", snapshot.problems);
+    let revised = receipt(&fixture, "2018-06-03.r2").unwrap();
+    assert_eq!((revised.events, revised.supplement_events), (260, Some(20)));
+    assert_each_event_once(&fixture, june(3)).await;
+    assert_eq!(errors(&fixture).await, []);
+    let folder = tempfile::tempdir().unwrap();
+    let audited = audit(folder.path(), &fixture.root(), &[]);
+    assert_eq!(audited.code, Some(0), "{}", audited.text);
+    let newest = manifests(&fixture.root()).pop().unwrap();
+    let stated: Vec<Option<u64>> = newest.windows[0]
+        .revisions
+        .iter()
+        .map(|revision| revision.missing_events)
+        .collect();
+    assert_eq!(stated, [Some(240), None]);
+    assert_eq!(newest.totals.events, 260);
+
+    // The kept body is evidence: it is missed, and no other number of missing events passes.
+    let path = |key: &str| fixture.root().join(key);
+    let body = path("_revisions/2018-06-03/1/events.json.gz");
+    let bytes = std::fs::read(&body).unwrap();
+    std::fs::remove_file(&body).unwrap();
+    let found = errors(&fixture).await;
+    let missing = (
+        FindingKind::ObjectMissing,
+        "_revisions/2018-06-03/1/events.json.gz".to_owned(),
+    );
+    assert!(found.contains(&missing), "{found:?}");
+    assert_eq!(audit(folder.path(), &fixture.root(), &[]).code, Some(1));
+    std::fs::write(&body, bytes).unwrap();
+    // The receipts alone decide.
+    std::fs::remove_dir_all(path("_manifests")).unwrap();
+    let document = path("_journal/2018-06-03.r1.receipt.json");
+    let text = std::fs::read_to_string(&document).unwrap();
+    for (from, to) in [
+        ("\"missingEvents\":240", "\"missingEvents\":241"),
+        ("\"missingEvents\":240,", ""),
+    ] {
+        let edited = text.replace(from, to);
+        assert_ne!(edited, text);
+        std::fs::write(&document, edited).unwrap();
+        assert_ne!(errors(&fixture).await, [], "{to}");
+        let audited = audit(folder.path(), &fixture.root(), &[]);
+        assert_eq!(audited.code, Some(1), "{to}: {}", audited.text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -282,6 +282,7 @@ fn receipt(window: Window, windows: Windows) -> Receipt {
         revision: 0,
         supplement: None,
         supplement_events: None,
+        missing_events: None,
         started_at: stored_at,
         stored_at,
         software: records::SOFTWARE.to_owned(),
