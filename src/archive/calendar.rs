@@ -307,7 +307,7 @@ mod tests {
         if facts.summary.sha256.is_some() {
             journal.objects.insert(window, facts.summary.bytes);
         }
-        journal.receipts.insert(window, Some(facts));
+        journal.receipts.insert(window, Some(Box::new(facts)));
     }
 
     fn store_hours(journal: &mut Journal, day: Date, hours: std::ops::Range<u8>, day_reported: u64) {

@@ -412,7 +412,7 @@ pub fn counted_receipts<'a>(
     day: Date,
 ) -> impl Iterator<Item = (Window, &'a ReceiptFacts)> {
     let receipts = journal.receipts.range(Window::day(day).same_day());
-    let read = receipts.filter_map(|(window, facts)| Some((*window, facts.as_ref()?)));
+    let read = receipts.filter_map(|(window, facts)| Some((*window, facts.as_deref()?)));
     read.filter(move |(window, _)| is_counted(journal, coverage, *window))
 }
 
@@ -709,7 +709,7 @@ mod tests {
         if facts.summary.sha256.is_some() {
             journal.objects.insert(window, facts.summary.bytes);
         }
-        journal.receipts.insert(window, Some(facts));
+        journal.receipts.insert(window, Some(Box::new(facts)));
     }
 
     fn hour(hour: u8) -> Window {

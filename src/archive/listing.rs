@@ -21,8 +21,9 @@ use crate::storage::ObjectSummary;
 pub struct Journal {
     /// Objects with events, with their size in bytes.
     pub objects: BTreeMap<Window, u64>,
-    /// Windows with a receipt; `None`: the receipt is not read yet.
-    pub receipts: BTreeMap<Window, Option<ReceiptFacts>>,
+    /// Windows with a receipt; `None`: the receipt is not read yet. On the heap, since the nodes of a map that grows in order
+    /// are half empty.
+    pub receipts: BTreeMap<Window, Option<Box<ReceiptFacts>>>,
     /// Receipts that cannot be read; their windows are among `receipts`.
     pub unreadable: BTreeMap<Window, RecordError>,
     /// Files of later revisions, by window and number.
@@ -250,7 +251,7 @@ impl Journal {
     /// Returns the receipts that were read.
     pub fn read_receipts(&self) -> impl Iterator<Item = (Window, &ReceiptFacts)> {
         let receipts = self.receipts.iter();
-        receipts.filter_map(|(window, facts)| Some((*window, facts.as_ref()?)))
+        receipts.filter_map(|(window, facts)| Some((*window, facts.as_deref()?)))
     }
 
     /// Returns the receipts that are not read yet.
@@ -470,7 +471,7 @@ mod tests {
             (Key::Attempt(id(two)), 1),
             (Key::Receipt(one), 1),
         ]);
-        seen.receipts.insert(one, Some(facts(0)));
+        seen.receipts.insert(one, Some(Box::new(facts(0))));
         seen.replace_day(window("2018-06-02"), journal(&[(Key::Receipt(two), 1)]));
         assert_eq!(seen.attempts.keys().copied().collect::<Vec<_>>(), [id(one)]);
         assert_eq!(seen.unread_receipts(), [two]);
@@ -484,7 +485,7 @@ mod tests {
             ulid: Ulid::from_parts(1, 1),
         };
         let mut newer = journal(&[(Key::Attempt(id), 1), (Key::Receipt(day), 1)]);
-        newer.receipts.insert(day, Some(facts(0)));
+        newer.receipts.insert(day, Some(Box::new(facts(0))));
         let record = AttemptRecord {
             schema: AttemptRecord::SCHEMA.to_owned(),
             holder: "other".to_owned(),

@@ -471,7 +471,7 @@ fn take_sealed(
         let split = manifest.period.hour.is_none() && window.hour_of_day().is_some();
         let day_reported = day.reported.filter(|_| split);
         if let Some(facts) = ReceiptFacts::from_manifest(&source, entry, day_reported, *stored_at) {
-            *unread = Some(facts);
+            *unread = Some(Box::new(facts));
         }
     }
 }
@@ -553,7 +553,7 @@ pub async fn read_receipts(
                 };
                 let taken = journal.take_memory(facts.extra_bytes() + source);
                 taken.map_err(too_large(store, root.as_str()))?;
-                journal.receipts.insert(window, Some(facts));
+                journal.receipts.insert(window, Some(Box::new(facts)));
             }
             // Deleted since the listing.
             Ok(None) => {

@@ -167,7 +167,7 @@ pub mod tests {
             if facts.summary.bytes > 0 {
                 journal.objects.insert(window, facts.summary.bytes);
             }
-            journal.receipts.insert(window, Some(facts));
+            journal.receipts.insert(window, Some(Box::new(facts)));
         };
         stored(day(1), receipt(SOURCE, 5, Verdict::Matched, true));
         stored(day(2), receipt(SOURCE, 0, Verdict::Empty, false));

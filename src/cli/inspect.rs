@@ -349,7 +349,7 @@ mod tests {
         let mut journal = Journal::default();
         journal.objects.insert(window, 50);
         let facts = receipt("https://a", 5, Verdict::Matched, true);
-        journal.receipts.insert(window, Some(facts));
+        journal.receipts.insert(window, Some(Box::new(facts)));
         let inspection = inspect(&journal, &SealedPeriods::default(), None, 7);
         let roots = [("t/".to_owned(), inspection)];
         let piped = render_text("export", &roots, 7, None);

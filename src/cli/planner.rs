@@ -170,9 +170,10 @@ mod tests {
         let mut journal = Journal::from_listing(&root, &keys.iter().map(row).collect::<Vec<_>>());
         for (window, events, object) in [(day(1), 5, true), (hour, 0, false), (day(6), 5, true)] {
             let verdict = if object { Verdict::Matched } else { Verdict::Empty };
-            journal
-                .receipts
-                .insert(window, Some(receipt(&export.source, events, verdict, object)));
+            journal.receipts.insert(
+                window,
+                Some(Box::new(receipt(&export.source, events, verdict, object))),
+            );
         }
         let expired = ExpiredFacts {
             source: export.source.clone(),

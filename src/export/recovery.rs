@@ -220,7 +220,7 @@ async fn adopt_revision(
     let facts = journal.receipts.get(&id.window).cloned().flatten();
     let reported = latest_count(receipt.reported_before, receipt.reported_after).or(receipt.reported_of_day);
     let target =
-        facts.and_then(|facts| RevisionTarget::again(facts, receipt.revision, reported.unwrap_or(0)));
+        facts.and_then(|facts| RevisionTarget::again(*facts, receipt.revision, reported.unwrap_or(0)));
     let Some(target) = target else { return Ok(()) };
     // The uploads of the attempt are aborted next.
     let needs_recovery = AtomicBool::new(false);

@@ -993,7 +993,7 @@ impl ExportRun {
                     if receipt.object.is_some() {
                         journal.objects.insert(window, facts.summary.bytes);
                     }
-                    journal.receipts.insert(window, Some(facts));
+                    journal.receipts.insert(window, Some(Box::new(facts)));
                 }
             }
             Ok(WindowOutcome::Covered) => {
@@ -1053,7 +1053,7 @@ impl ExportRun {
     /// Returns the number of the highest revision of a stored window.
     fn stored_revision(&self, window: Window) -> Option<u32> {
         let facts = self.journal.as_ref()?.receipts.get(&window)?;
-        facts.as_ref().map(ReceiptFacts::highest_revision)
+        facts.as_deref().map(ReceiptFacts::highest_revision)
     }
 
     /// Records that the bucket does not show what an attempt found.

@@ -242,7 +242,7 @@ impl RootContents {
             match &document.parsed {
                 Ok(receipt) => {
                     let facts = ReceiptFacts::new(receipt, document.sha256.parse().unwrap_or_default());
-                    self.journal.receipts.insert(*window, Some(facts));
+                    self.journal.receipts.insert(*window, Some(Box::new(facts)));
                 }
                 Err(error) => {
                     self.journal.unreadable.insert(*window, error.clone());

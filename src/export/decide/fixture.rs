@@ -259,7 +259,7 @@ impl DecisionFixture {
     pub(super) fn add(&mut self, n: u16, window: Window, entry: FixtureEntry) {
         let journal = &mut self.journal;
         let mut add_receipt = |window, facts: ReceiptFacts| {
-            journal.receipts.insert(window, Some(facts));
+            journal.receipts.insert(window, Some(Box::new(facts)));
         };
         match entry {
             FixtureEntry::Stored => {

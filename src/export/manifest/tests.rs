@@ -107,7 +107,7 @@ impl StoredWindow {
             proof,
             revisions: Vec::new(),
         };
-        journal.receipts.insert(self.window, Some(facts));
+        journal.receipts.insert(self.window, Some(Box::new(facts)));
     }
 }
 

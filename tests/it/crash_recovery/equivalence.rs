@@ -39,7 +39,7 @@ pub(super) async fn run(fixture: &Environment, manifest: &Manifest, more: &[&str
 /// Objects as stored; receipts and manifests without their volatile fields.
 pub(crate) type ArchiveContents = BTreeMap<String, Vec<u8>>;
 
-/// Removes the volatile fields if the object is a receipt or a manifest.
+/// Removes the volatile fields if the object is a receipt, a manifest or a checkpoint, and the bytes of a signature.
 pub(crate) fn normalized(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
     if key.ends_with(".receipt.json") {
         let mut receipt: Value = serde_json::from_slice(&bytes)?;
@@ -50,14 +50,17 @@ pub(crate) fn normalized(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
         let object = receipt.get_mut("object").and_then(Value::as_object_mut);
         object.map(|fields| fields.remove("versionId"));
         Ok(serde_json::to_vec_pretty(&receipt)?)
-    } else if key.contains("/_manifests/") {
+    } else if key.ends_with(".sig") {
+        ensure!(bytes.len() == 64, "{key} has {} bytes", bytes.len());
+        Ok(b"signature".to_vec())
+    } else if key.contains("/_manifests/") || key.contains("/_checkpoints/") {
         manifest(&bytes)
     } else {
         Ok(bytes)
     }
 }
 
-/// Removes the fields of a manifest that follow from volatile fields of receipts.
+/// Removes the fields of a manifest or a checkpoint that follow from volatile fields of receipts.
 fn manifest(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut manifest: Value = serde_json::from_slice(bytes)?;
     let remove = |object: Option<&mut Value>, field: &str| {
@@ -70,17 +73,27 @@ fn manifest(bytes: &[u8]) -> Result<Vec<u8>> {
         remove(manifest.get_mut("root"), "digest"),
     ];
     ensure!(gone.iter().all(Option::is_some), "{manifest:#}");
+    for document in ["previous", "head"] {
+        remove(manifest.get_mut(document), "sha256");
+    }
     // A directory has no bucket.
     for field in ["bucket", "prefix"] {
         remove(Some(&mut manifest), field);
     }
     let windows = manifest.get_mut("windows").and_then(Value::as_array_mut);
-    for window in windows.into_iter().flatten() {
-        ensure!(
-            remove(window.get_mut("receipt"), "sha256").is_some(),
-            "{window:#}"
-        );
-        remove(window.get_mut("object"), "versionId");
+    // Those of a checkpoint are names.
+    for window in windows.into_iter().flatten().filter(|window| window.is_object()) {
+        let mut later = window.get_mut("revisions").map(Value::take);
+        let revisions = later.as_mut().and_then(Value::as_array_mut);
+        for entry in revisions.into_iter().flatten().chain([&mut *window]) {
+            ensure!(remove(entry.get_mut("receipt"), "sha256").is_some(), "{entry:#}");
+            for object in ["object", "supplement"] {
+                remove(entry.get_mut(object), "versionId");
+            }
+        }
+        if let Some(later) = later {
+            window["revisions"] = later;
+        }
     }
     Ok(serde_json::to_vec_pretty(&manifest)?)
 }

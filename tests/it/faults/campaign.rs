@@ -2,8 +2,8 @@
 //! sample of it runs with every test run.
 //!
 //! `make faults` runs the campaign. `EVENTEXPORT_FAULT='three-days/lose-reply #1 tracker: POST /v3/sessions' make
-//! faults` runs one case, as each failure prints it. Other variables: `EVENTEXPORT_FAULTS` (`singles`,
-//! `cluster`, `crashes`, `pairs`; default all), `EVENTEXPORT_FAULTS_SEED`, `EVENTEXPORT_FAULTS_AT_ONCE`,
+//! faults` runs one case, as each failure prints it. Other variables: `EVENTEXPORT_FAULTS` (`singles`, `late`,
+//! `continuous`, `cluster`, `crashes`, `pairs`; default all), `EVENTEXPORT_FAULTS_SEED`, `EVENTEXPORT_FAULTS_AT_ONCE`,
 //! `EVENTEXPORT_FAULTS_ONLY` (part of the case's text), `EVENTEXPORT_FAULTS_REPORT` (file for the tables).
 
 use std::fmt::Write as _;
@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use eventexport::simulator::Settings;
 use futures::{StreamExt as _, stream};
 use jiff::civil::date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
 use rand::prelude::*;
 
 use super::InjectedFault;
@@ -58,31 +60,56 @@ fn campaign_spec(name: &str) -> Result<CampaignSpec> {
     let day = |day| date(2018, 6, day);
     let spec = |start, end, service| CampaignSpec {
         start: day(start),
-        end: day(end),
+        end: Some(day(end)),
         parallelism: 1,
         service,
         split: Vec::new(),
+        late: Vec::new(),
+        signed: false,
     };
     if name == "one-day" || name == CLUSTER {
         return Ok(spec(4, 4, service));
+    }
+    if name == CONTINUOUS {
+        let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+        service.today = None;
+        service.volume.quiet = Vec::new();
+        return Ok(CampaignSpec {
+            start: today.checked_sub(3.days())?,
+            end: None,
+            signed: true,
+            ..spec(4, 4, service)
+        });
     }
     // Uncompressed, so that the two parts of 5 June are fast to make and to read. 2 and 3 June have no events.
     service.gzip.level = 0;
     service.volume.days.insert(day(5), 10_000);
     match name {
         "three-days" => Ok(spec(3, 5, service)),
+        // The later body has two parts, and the export a second manifest.
+        LATE => Ok(CampaignSpec {
+            late: vec![(day(5), 1_300)],
+            signed: true,
+            ..spec(4, 5, service)
+        }),
         // Three windows at a time; 7 June by the hour.
         "eight-days" => Ok(CampaignSpec {
             parallelism: 3,
             split: vec![day(7)],
             ..spec(1, 8, service)
         }),
-        _ => bail!("{name} is no export of the campaign; there are one-day, three-days and eight-days"),
+        _ => bail!("{name} is no export of the campaign"),
     }
 }
 
 /// The day of one-day with a proxy before the API server.
 const CLUSTER: &str = "api-server";
+
+/// A stored day with late events, with signatures.
+const LATE: &str = "late-events";
+
+/// A continuous export with signatures, and so with a checkpoint.
+const CONTINUOUS: &str = "continuous";
 
 /// Cases of the sample at the API server.
 const API_SERVER_SAMPLE_SIZE: usize = 8;
@@ -98,7 +125,7 @@ struct Campaign {
 }
 
 /// Parts of the campaign.
-const PARTS: [&str; 4] = ["singles", "cluster", "crashes", "pairs"];
+const PARTS: [&str; 6] = ["singles", "late", "continuous", "cluster", "crashes", "pairs"];
 
 fn env_or<T: std::str::FromStr>(name: &str, otherwise: T) -> Result<T> {
     match std::env::var(name) {
@@ -286,7 +313,7 @@ async fn every_fault_at_every_request_leaves_no_trace() -> Result<()> {
     let started = Instant::now();
     let mut table = CampaignReport::default();
     if let Ok(text) = std::env::var("EVENTEXPORT_FAULT") {
-        for name in [SMALL, SINGLE, LARGER, CLUSTER] {
+        for name in [SMALL, SINGLE, LARGER, CLUSTER, LATE, CONTINUOUS] {
             let of_export = text
                 .lines()
                 .filter_map(|line| line.strip_prefix(name)?.strip_prefix('/'));
@@ -315,8 +342,11 @@ async fn every_fault_at_every_request_leaves_no_trace() -> Result<()> {
         );
     }
     let mut report = String::new();
-    if wanted.contains("singles") {
-        let campaign = Campaign::start(SMALL).await?;
+    for (part, name) in [("singles", SMALL), ("late", LATE), ("continuous", CONTINUOUS)] {
+        if !wanted.contains(part) {
+            continue;
+        }
+        let campaign = Campaign::start(name).await?;
         let (cases, not_applicable) = single_faults(&campaign.reference.requests);
         for (fault, request, why) in not_applicable {
             table.not_applicable(fault, &request, why);

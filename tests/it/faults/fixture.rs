@@ -1,8 +1,8 @@
 //! Fixture of one case: a namespace, a bucket, a service, proxies before them, and the operator as a process.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, ensure};
 use axum::http::Method;
@@ -28,11 +28,32 @@ pub(crate) const SESSION_LIMIT: usize = 4;
 #[derive(Clone)]
 pub(crate) struct CampaignSpec {
     pub(crate) start: Date,
-    pub(crate) end: Date,
+    /// Last day; `None`: the export is continuous.
+    pub(crate) end: Option<Date>,
     pub(crate) parallelism: u8,
     pub(crate) service: Settings,
     /// Days that the journal splits into hours, as after repeated timeouts.
     pub(crate) split: Vec<Date>,
+    /// Events of stored days that arrive after a first run without faults.
+    pub(crate) late: Vec<(Date, u64)>,
+    /// True if receipts, manifests and checkpoints are signed.
+    pub(crate) signed: bool,
+}
+
+impl CampaignSpec {
+    /// Number of events that arrive late.
+    pub(crate) fn late_events(&self) -> u64 {
+        self.late.iter().map(|(_, events)| events).sum()
+    }
+}
+
+/// Signing key of all cases, as PEM with its public key: the status states its id.
+fn signing_key() -> &'static (String, String) {
+    static KEY: OnceLock<(String, String)> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+        (pair.serialize_pem(), pair.public_key_pem())
+    })
 }
 
 /// Connection of the operator to the API server.
@@ -127,11 +148,22 @@ impl FaultFixture {
             });
             self.bucket.put(&key, split.to_string().into_bytes()).await?;
         }
-        let manifest = Manifest::new("june", &self.source())
-            .days(&spec.start.to_string(), &spec.end.to_string())
+        let end = spec.end.map_or_else(String::new, |end| end.to_string());
+        let mut manifest = Manifest::new("june", &self.source())
+            .days(&spec.start.to_string(), &end)
             .bucket(&self.bucket.name, "tracker", &self.store.endpoint())
             .set("parallelism", spec.parallelism)
             .secrets(self.gateway);
+        if spec.signed {
+            let (private, public) = signing_key();
+            manifest = manifest
+                .set(
+                    "manifest",
+                    json!({ "signingKeySecretRef": { "name": "signing" } }),
+                )
+                .secret("signing", json!({ "signingKey": private }));
+            std::fs::write(self.public_key(), public)?;
+        }
         let secrets = format!("/api/v1/namespaces/{}/secrets", self.namespace());
         for document in manifest.documents() {
             let path = if document["kind"] == "Secret" {
@@ -149,6 +181,27 @@ impl FaultFixture {
             "/apis/eventexport.io/v1alpha1/namespaces/{}/eventexports",
             self.namespace()
         )
+    }
+
+    /// Lets the late events of the stored days arrive, and asks for a look, as a person does instead of waiting for the daily
+    /// one.
+    pub(crate) async fn grow(&self, spec: &CampaignSpec) -> Result<()> {
+        for (day, events) in &spec.late {
+            self.simulator.grow_day(*day, *events);
+        }
+        let url = format!("{}{}/june", self.cluster.server_url(), self.exports());
+        let patch = json!({ "metadata": { "annotations": { "eventexport.io/requestedAt": "late" } } });
+        let request = self
+            .client
+            .patch(url)
+            .header("content-type", "application/merge-patch+json");
+        let reply = request.body(patch.to_string()).send().await?;
+        ensure!(reply.status().is_success(), "{}", reply.text().await?);
+        Ok(())
+    }
+
+    fn public_key(&self) -> PathBuf {
+        self.folder.path().join("public.pem")
     }
 
     /// Returns the complete resource.
@@ -213,8 +266,12 @@ impl FaultFixture {
     /// Runs `verify` on the archive; returns whether it succeeds, and its output.
     pub(crate) async fn verify(&self) -> Result<(bool, String)> {
         let place = format!("s3://{}/tracker", self.bucket.name);
-        let output = Command::new(program())
-            .args(["verify", &place, "--s3-endpoint", &self.gateway.endpoint()])
+        let mut command = Command::new(program());
+        command.args(["verify", &place, "--s3-endpoint", &self.gateway.endpoint()]);
+        if self.public_key().exists() {
+            command.arg("--public-key").arg(self.public_key());
+        }
+        let output = command
             .env("AWS_ACCESS_KEY_ID", self.gateway.access_key())
             .env("AWS_SECRET_ACCESS_KEY", self.gateway.secret_key())
             .env("AWS_REGION", Gateway::REGION)

@@ -141,12 +141,13 @@ fn stops_on_sigterm(observed: &CaseObservation, _: &CaseObservation) -> Result<(
 
 /// True for temporary entries, which are ignored and removed when the window is done.
 pub(crate) fn is_temporary_entry(key: &str) -> bool {
-    key.contains("/_journal/") && !is_receipt(key) && !key.ends_with(".split.json")
+    let stays = is_receipt(key) || key.ends_with(".receipt.json.sig") || key.ends_with(".split.json");
+    key.contains("/_journal/") && !stays
 }
 
-/// True for receipts and other permanent entries except events.
+/// True for receipts and manifests.
 fn is_receipt(key: &str) -> bool {
-    key.ends_with(".receipt.json") || key.contains("/_manifests/")
+    key.ends_with(".receipt.json") || key.contains("/_manifests/") && key.ends_with(".json")
 }
 
 /// Checks that all entries of one kind are equal.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::case::{FaultCase, ReferenceRequest, api_server_requests, reference_requests};
@@ -60,20 +60,38 @@ pub(crate) async fn run_case(
 ) -> Result<CaseRun> {
     let fixture = FaultFixture::start(spec, route).await?;
     let mut runner = CaseRunner {
-        pending: fixture
-            .rules
-            .arm_sequence(case.map(FaultCase::rules).unwrap_or_default()),
+        pending: Vec::new(),
         completion_hangs: case.is_some_and(completion_hangs),
         waiting_for_cleanup_since: None,
         restarted_for_cleanup: false,
         operator: fixture.operator()?,
         fixture,
         started: Instant::now(),
+        late_events: 0,
         injected: Vec::new(),
         restarts: 0,
         stopped_cleanly: true,
     };
     runner.fixture.apply(spec).await?;
+    let rules = case.map(FaultCase::rules).unwrap_or_default();
+    let before_faults = if spec.late.is_empty() {
+        runner.pending = runner.fixture.rules.arm_sequence(rules);
+        0
+    } else {
+        let first = runner.recover().await?;
+        ensure!(
+            first == CaseOutcome::Recovered && runner.stop().await?,
+            "the first run: {first:?}"
+        );
+        let before_faults = runner.fixture.rules.count();
+        runner.pending = runner.fixture.rules.arm_sequence(rules);
+        runner.late_events = spec.late_events();
+        runner.fixture.grow(spec).await?;
+        runner.fixture.delete_lease().await?;
+        runner.operator = runner.fixture.operator()?;
+        runner.started = Instant::now();
+        before_faults
+    };
     let ending = runner.recover().await?;
     let ended = runner.stop().await?;
     // The very last request releases the lease. A process killed there counts as stopped.
@@ -86,10 +104,11 @@ pub(crate) async fn run_case(
     let killed = runner.collect_injections() && case.is_some_and(kills);
     let stopped = runner.stopped_cleanly && (ended || killed);
     let fixture = &runner.fixture;
+    let requests = fixture.rules.requests().split_off(before_faults);
     Ok(CaseRun {
         observed: CaseObservation::collect(fixture, ending, stopped).await?,
-        requests: reference_requests(&fixture.rules.requests()),
-        api_server_requests: api_server_requests(&fixture.rules.requests()),
+        requests: reference_requests(&requests),
+        api_server_requests: api_server_requests(&requests),
         injected: runner.injected,
         restarts: runner.restarts,
         took: runner.started.elapsed(),
@@ -113,6 +132,8 @@ struct CaseRunner {
     /// True if the operator was restarted to sweep them.
     restarted_for_cleanup: bool,
     started: Instant,
+    /// Late events that are stored in the end.
+    late_events: u64,
     injected: Vec<String>,
     restarts: usize,
     stopped_cleanly: bool,
@@ -138,7 +159,8 @@ impl CaseRunner {
             }
             let resource = self.fixture.resource().await?;
             let status = resource.get("status").cloned().unwrap_or_default();
-            if condition_is_true(&status, "Complete") && self.is_idle().await? {
+            let stored = status["lateEvents"].as_u64().unwrap_or(0);
+            if condition_is_true(&status, "Complete") && stored == self.late_events && self.is_idle().await? {
                 return Ok(manual_action.map_or(CaseOutcome::Recovered, CaseOutcome::ManualAction));
             }
             if self

@@ -197,7 +197,7 @@ impl Archive {
                 let bytes = records::encode(&receipt);
                 let facts = ReceiptFacts::new(&receipt, Sha256Digest::of(&bytes));
                 journal.objects.insert(window, facts.summary.bytes);
-                journal.receipts.insert(window, Some(facts));
+                journal.receipts.insert(window, Some(Box::new(facts)));
                 let size = Stored::Size(receipt.object.unwrap().bytes, STORED_AT);
                 store
                     .objects
