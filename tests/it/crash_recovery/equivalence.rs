@@ -47,8 +47,10 @@ pub(crate) fn normalized(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
             let value = receipt.as_object_mut().and_then(|fields| fields.remove(own));
             ensure!(value.is_some(), "{key} has no {own}");
         }
-        let object = receipt.get_mut("object").and_then(Value::as_object_mut);
-        object.map(|fields| fields.remove("versionId"));
+        for object in ["object", "supplement"] {
+            let object = receipt.get_mut(object).and_then(Value::as_object_mut);
+            object.map(|fields| fields.remove("versionId"));
+        }
         Ok(serde_json::to_vec_pretty(&receipt)?)
     } else if key.ends_with(".sig") {
         ensure!(bytes.len() == 64, "{key} has {} bytes", bytes.len());

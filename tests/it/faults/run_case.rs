@@ -160,7 +160,7 @@ impl CaseRunner {
             let resource = self.fixture.resource().await?;
             let status = resource.get("status").cloned().unwrap_or_default();
             let stored = status["lateEvents"].as_u64().unwrap_or(0);
-            if condition_is_true(&status, "Complete") && stored == self.late_events && self.is_idle().await? {
+            if is_done(&status) && stored == self.late_events && self.is_idle().await? {
                 return Ok(manual_action.map_or(CaseOutcome::Recovered, CaseOutcome::ManualAction));
             }
             if self
@@ -261,6 +261,12 @@ fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
 
 fn condition_is_true(status: &Value, kind: &str) -> bool {
     condition(status, kind).is_some_and(|condition| condition["status"] == "True")
+}
+
+/// True if nothing is due: the export is complete, or a continuous one has caught up.
+fn is_done(status: &Value) -> bool {
+    let caught_up = |ready: &Value| ready["reason"] == "CaughtUp";
+    condition_is_true(status, "Complete") || condition(status, "Ready").is_some_and(caught_up)
 }
 
 /// Returns the reason of `Ready` if it is false.
