@@ -1,4 +1,4 @@
-//! `eventexport simulate`: runs a simulator until shutdown. Listens on loopback addresses only.
+//! `eventexport simulate`: runs a simulator until shutdown. Listens beyond loopback addresses only with `--allow-remote`.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,9 +14,12 @@ use super::{Fault, Framing, GzipSettings, JsonShape, Members, Settings, Simulato
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SimulateArgs {
-    /// Loopback address to listen on. Port 0: a free port, which is printed
+    /// Address to listen on, a loopback one unless --allow-remote is given. Port 0: a free port, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8030")]
     pub listen: SocketAddr,
+    /// Accept any --listen, and so requests of other machines. The credentials are public, and the admin API needs none
+    #[arg(long)]
+    pub allow_remote: bool,
     /// Seed of events, ids and tokens
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -50,8 +53,14 @@ pub struct SimulateArgs {
     /// Compression level, 0 (stored) to 9
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(0..=9))]
     pub level: u8,
-    /// Fault to inject, as NAME[@2018-06-03][#NTH][xTIMES]; can be repeated
-    #[arg(long = "fault", value_name = "NAME", value_parser = Fault::preset)]
+    /// Faults to inject.
+    // rustdoc takes brackets for links.
+    #[arg(
+        long = "fault",
+        value_name = "NAME",
+        value_parser = Fault::preset,
+        help = "Fault to inject, as NAME[@2018-06-03][#NTH][xTIMES]; can be repeated"
+    )]
     pub faults: Vec<Vec<Fault>>,
     /// Print all faults and exit
     #[arg(long)]
@@ -64,6 +73,8 @@ Examples:
     eventexport simulate --today 2018-07-02
   Interrupt the first download of a day, and generate a million events on another:
     eventexport simulate --today 2018-07-02 --fault cut@2018-06-28 --day 2018-06-29=1000000
+  Serve the Pods of a test cluster:
+    eventexport simulate --listen 0.0.0.0:8030 --allow-remote
   List its sessions:
     export EVENTEXPORT_ENDPOINT=http://127.0.0.1:8030 EVENTEXPORT_SPACE=test
     EVENTEXPORT_API_KEY=simulated-api-key eventexport session list";
@@ -109,6 +120,23 @@ impl SimulateArgs {
     }
 }
 
+/// Checks the address to listen on, and returns the warning to print, if any.
+fn check_listen(listen: SocketAddr, allow_remote: bool) -> anyhow::Result<Option<String>> {
+    if listen.ip().is_loopback() {
+        return Ok(None);
+    }
+    if !allow_remote {
+        bail!(
+            "--listen {listen} is not a loopback address: use 127.0.0.1, or --allow-remote to serve other machines (the \
+             credentials are public, and the admin API needs none)"
+        );
+    }
+    Ok(Some(format!(
+        "warning: anyone who reaches {listen} can use this simulator and its admin API: the credentials are public. Use it in \
+         test networks only"
+    )))
+}
+
 /// Serves until `shutdown`, then prints the ledger.
 pub async fn simulate(args: SimulateArgs, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     if args.list_faults {
@@ -118,12 +146,8 @@ pub async fn simulate(args: SimulateArgs, shutdown: impl Future<Output = ()>) ->
         }
         return Ok(());
     }
-    // The credentials are public.
-    if !args.listen.ip().is_loopback() {
-        bail!(
-            "--listen {} is not a loopback address: use 127.0.0.1",
-            args.listen
-        );
+    if let Some(warning) = check_listen(args.listen, args.allow_remote)? {
+        eprintln!("{warning}");
     }
     let listener = TcpListener::bind(args.listen)
         .await
@@ -136,4 +160,38 @@ pub async fn simulate(args: SimulateArgs, shutdown: impl Future<Output = ()>) ->
     println!("{}", serde_json::to_string_pretty(&simulator.ledger())?);
     simulator.stop().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_machines_are_served_only_on_request_and_with_a_warning() {
+        for loopback in ["127.0.0.1:8030", "127.0.0.9:0", "[::1]:8030"] {
+            for allowed in [false, true] {
+                let warning = check_listen(loopback.parse().unwrap(), allowed).unwrap();
+                assert_eq!(warning, None, "{loopback}");
+            }
+        }
+        for remote in [
+            "0.0.0.0:8030",
+            "192.0.2.1:8030",
+            "[::]:8030",
+            "[::ffff:192.0.2.1]:1",
+        ] {
+            let listen = remote.parse().unwrap();
+            let error = check_listen(listen, false).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("--listen {remote} is not a loopback address")),
+                "{error}"
+            );
+            assert!(error.contains("--allow-remote"), "{error}");
+            let warning = check_listen(listen, true).unwrap().unwrap();
+            assert!(
+                warning.starts_with("warning: ") && warning.contains(remote),
+                "{warning}"
+            );
+        }
+    }
 }

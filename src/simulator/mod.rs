@@ -83,9 +83,9 @@ impl Simulator {
 
     /// Serves on a listener.
     pub fn serve(settings: Settings, listener: TcpListener) -> io::Result<Self> {
-        let authority = listener.local_addr()?.to_string();
-        let url = Url::parse(&format!("http://{authority}")).map_err(io::Error::other)?;
-        let service = Arc::new(SimulatedService::new(settings, authority));
+        let address = listener.local_addr()?;
+        let url = Url::parse(&format!("http://{address}")).map_err(io::Error::other)?;
+        let service = Arc::new(SimulatedService::new(settings, address));
         let stop = CancellationToken::new();
         let server = tokio::spawn(server::serve(Arc::clone(&service), listener, stop.clone()));
         Ok(Self {
@@ -96,7 +96,7 @@ impl Simulator {
         })
     }
 
-    /// Returns `http://127.0.0.1:PORT/`, the endpoint of both tracker and UAA.
+    /// Returns `http://ADDRESS:PORT/` of the listener, the endpoint of both tracker and UAA.
     pub fn url(&self) -> &Url {
         &self.url
     }

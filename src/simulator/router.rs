@@ -121,7 +121,7 @@ async fn execute(
             return Ok(outcome);
         }
         let value = if kind == RequestKind::Info {
-            uaa::info(service)
+            uaa::info(service, request)
         } else {
             uaa::token(service, request, *context)?
         };
@@ -310,11 +310,10 @@ fn redirect_response(
     status: u16,
     other_host: bool,
 ) -> ServerResponse {
-    let port = service.authority.rsplit(':').next().unwrap_or_default();
     let (host, mark) = if other_host {
-        (format!("localhost:{port}"), OTHER_HOST_MARK)
+        (format!("localhost:{}", service.address.port()), OTHER_HOST_MARK)
     } else {
-        (service.authority.clone(), SAME_HOST_MARK)
+        (service.authority(request), SAME_HOST_MARK)
     };
     ServerResponse {
         status,

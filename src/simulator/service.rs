@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use super::block::Blocks;
+use super::connection::ServerRequest;
 use super::effect::Effect;
 use super::events::{MAX_EVENTS, events_of_day, share_of_hour};
 use super::fault::{FaultContext, Faults};
@@ -23,6 +25,15 @@ const NOON: u8 = 12;
 
 /// Maximum number of times that events are added to one day; further additions are ignored.
 const MAX_REVISIONS: usize = 100;
+
+/// Returns `HOST:PORT` for a client that sent this Host header. A listener on all addresses of the machine, as in a Pod, does
+/// not know the one that reaches it.
+fn reached_at(listener: SocketAddr, host: Option<&str>) -> String {
+    match host {
+        Some(host) if listener.ip().is_unspecified() => host.to_owned(),
+        _ => listener.to_string(),
+    }
+}
 
 /// Events of a session: space, scope, days and hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,13 +118,13 @@ pub(super) struct ServiceState {
 pub(super) struct SimulatedService {
     pub(super) settings: Settings,
     pub(super) blocks: Arc<Blocks>,
-    /// `127.0.0.1:PORT`.
-    pub(super) authority: String,
+    /// Address of the listener.
+    pub(super) address: SocketAddr,
     state: Mutex<ServiceState>,
 }
 
 impl SimulatedService {
-    pub(super) fn new(settings: Settings, authority: String) -> Self {
+    pub(super) fn new(settings: Settings, address: SocketAddr) -> Self {
         let owner = settings.users.first().map(|user| user.name.clone());
         let state = ServiceState {
             sessions: BTreeMap::new(),
@@ -133,9 +144,14 @@ impl SimulatedService {
         Self {
             blocks: Blocks::shared(settings.seed, settings.volume.bytes_per_event),
             settings,
-            authority,
+            address,
             state: Mutex::new(state),
         }
+    }
+
+    /// Returns `HOST:PORT` at which the client of a request reaches this service.
+    pub(super) fn authority(&self, request: &ServerRequest) -> String {
+        reached_at(self.address, request.header("host").ok().flatten())
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, ServiceState> {
@@ -320,5 +336,21 @@ impl ServiceState {
         if self.sessions.remove(id).is_some() {
             self.ledger.vanished += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reached_at;
+
+    #[test]
+    fn clients_of_a_listener_on_all_addresses_are_referred_to_the_one_that_they_used() {
+        let everywhere = "0.0.0.0:8030".parse().unwrap();
+        let host = Some("simulator.demo.svc:80");
+        assert_eq!(reached_at(everywhere, host), "simulator.demo.svc:80");
+        assert_eq!(reached_at(everywhere, None), "0.0.0.0:8030");
+        // Nobody else chooses the address of a simulator on this machine.
+        let here = "127.0.0.1:8030".parse().unwrap();
+        assert_eq!(reached_at(here, host), "127.0.0.1:8030");
     }
 }

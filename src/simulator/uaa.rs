@@ -18,8 +18,8 @@ const CF_CLIENT: &str = "Basic Y2Y6";
 const API_KEY_USER: &str = "apikey";
 
 /// Serves `GET /v2/info`. This service is its own UAA.
-pub(super) fn info(service: &SimulatedService) -> Value {
-    let url = format!("http://{}", service.authority);
+pub(super) fn info(service: &SimulatedService, request: &ServerRequest) -> Value {
+    let url = format!("http://{}", service.authority(request));
     json!({
         "name": "simulator",
         "authorization_endpoint": url,
