@@ -125,9 +125,10 @@ chart-generated: bed bed-charts ## Generate the chart's CRD copy, its README and
 chart-check: bed bed-charts ## Check the chart and deploy/ without a cluster: lint, unit tests, schemas, kube-score
 	tests/chart/check
 
-lint: $(TYPOS) ## Check formatting, lints, spelling, naming and unused dependencies; warnings are errors
+lint: $(TYPOS) ## Check formatting, lints, crate documentation, spelling, naming and unused dependencies; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --locked --no-deps --quiet $(TEST_FEATURES)
 	$(TYPOS)
 	tests/naming --check
 	tests/dependencies

@@ -1,5 +1,5 @@
 //! Validation rules of the spec that a schema cannot express, as CEL for the API server, each with its message.
-//! [`super::checked`] applies the same rules in Rust, with the same messages. No I/O.
+//! `super::checked` applies the same rules in Rust, with the same messages. No I/O.
 //!
 //! Expressions contain no backslash, so that none is lost between Rust, YAML, CEL and RE2.
 

@@ -1,4 +1,4 @@
-//! Archived days for [`status`](super::status), from the receipts. [`assess_day`] has the decisions, without I/O.
+//! Archived days for [`status`](super::status), from the receipts. [`assess`] has the decisions, without I/O.
 //! Reads the store; writes nothing.
 
 use jiff::Timestamp;

@@ -1,5 +1,5 @@
-//! `eventexport cat`: prints the events of an archive, one on each line. [`selection`] decides which objects are read; this
-//! module reads and checks them, and writes to standard output.
+//! `eventexport cat`: prints the events of an archive, one on each line. [`crate::archive::verify::selection`] decides which
+//! objects are read; this module reads and checks them, and writes to standard output.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Kubernetes Events. Pure functions derive them from a change of the status; [`EventRecorder`] sends them at a bounded
+//! Kubernetes Events. Pure functions derive them from a change of the status; `EventRecorder` sends them at a bounded
 //! rate and never fails a reconcile.
 
 use std::sync::{Mutex, PoisonError};

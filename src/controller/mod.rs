@@ -1,8 +1,8 @@
 //! Controller of `EventExport` resources: observe, decide, act, write the status, with finalizer and leader election.
 //!
-//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`watch_scope`], [`gauges`], [`grants`],
-//! [`secrets_in_use`]. With effects: [`reconcile`] and its callees, [`runs`], [`lease`], [`installations`],
-//! [`verification`], and this file, which starts and stops the parts.
+//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`watch_scope`], `gauges`, [`grants`],
+//! `secrets_in_use`. With effects: `reconcile` and its callees, `runs`, `lease`, [`installations`],
+//! `verification`, and this file, which starts and stops the parts.
 
 mod act;
 mod config;

@@ -11,7 +11,7 @@ const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
 /// quotes nothing of the bundle or of a library: the bundle may be a private key, given by mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaError {
-    /// Larger than [`MAX_BUNDLE_BYTES`].
+    /// Larger than `MAX_BUNDLE_BYTES`.
     #[error("is larger than 1 MiB")]
     TooLarge,
     /// The text has no PEM block of the required type, or a damaged one.

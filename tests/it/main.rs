@@ -18,6 +18,7 @@ mod crash_recovery;
 mod day_two;
 mod docs;
 mod download;
+mod embed;
 mod example;
 mod export;
 mod faults;

@@ -1,4 +1,4 @@
-//! `eventexport context set`: creates or changes a context. [`changes`] is pure; the rest reads and writes the config
+//! `eventexport context set`: creates or changes a context. `changes` is pure; the rest reads and writes the config
 //! file.
 
 use std::path::{Path, PathBuf};
