@@ -3,6 +3,7 @@
 CARGO ?= cargo
 # Architecture of the image; by default that of this machine.
 ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # cargo-deny, cargo-fuzz and typos are built once into the test bed's folder.
 DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
@@ -25,8 +26,8 @@ NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(
 TEST_FEATURES := --features tokio/test-util,rustix/fs
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release quickstart bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers prerequisites \
-	test test-all test-helm test-prometheus test-gitops test-consumers test-release \
+.PHONY: help build image release release-chart quickstart bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers \
+	prerequisites test test-all test-helm test-prometheus test-gitops test-consumers test-release \
 	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
 	chart-generated chart-check lint format generated check-generated deny advisories ci clean
 
@@ -41,6 +42,9 @@ image: prerequisites ## Build the image for ARCH (amd64, arm64) without a daemon
 
 release: prerequisites bed-release ## Build and sign target/release-VERSION; DRY_RUN=1 with a key for the run (docs/releases.md)
 	sh release/build
+
+release-chart: bed-release ## Push the chart of target/release-VERSION to REGISTRY/charts, signed with COSIGN_KEY (docs/releases.md)
+	sh release/chart target/release-$(VERSION) $(VERSION)
 
 quickstart: ## Export from the built-in simulator to ./export, with a build for development
 	$(CARGO) run --locked $(TEST_FEATURES) -- run -f examples/quickstart.yaml --simulate --archive ./export
@@ -76,7 +80,7 @@ mutations: bed ## Apply each mutation patch and check that a test fails; an hour
 bed-prometheus: ## Build Prometheus and promtool for the monitoring tests; cached
 	$(MAKE) -C tests/bed prometheus
 
-bed-release: ## Build the tools that make a release (cosign, helm); cached
+bed-release: ## Build the tools that make a release and test it (cosign, helm, crane, krew); cached
 	$(MAKE) -C tests/bed release
 
 consumers: ## Fetch Elasticsearch (Maven) and DuckDB (pip) for the consumer tests; reports what is unavailable

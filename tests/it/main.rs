@@ -28,6 +28,7 @@ mod layers;
 mod malicious_peers;
 mod node;
 mod operator;
+mod packages;
 mod release_files;
 mod scale;
 mod security;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+mod install;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,7 +57,8 @@ fn listed() -> BTreeSet<String> {
         .collect()
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// Returns the SHA-256 of the bytes, in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
     for byte in Sha256::digest(bytes) {
@@ -483,4 +486,9 @@ fn images_hold_the_released_programs() {
         let subject = subjects.iter().find(|subject| subject["name"] == *name).unwrap();
         assert_eq!(subject["annotations"]["manifest"], descriptor["digest"]);
     }
+}
+
+#[test]
+fn package_manifests_name_the_archives_and_their_digests() {
+    crate::packages::check(&FOLDER).unwrap();
 }

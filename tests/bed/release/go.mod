@@ -1,9 +1,12 @@
-// cosign, which signs a release and checks the signature (release/sign).
+// cosign, which signs a release and checks the signature (release/sign), and crane, whose registry the tests push to.
 module eventexport.test/bed/release
 
 go 1.26.0
 
-tool github.com/sigstore/cosign/v3/cmd/cosign
+tool (
+	github.com/google/go-containerregistry/cmd/crane
+	github.com/sigstore/cosign/v3/cmd/cosign
+)
 
 require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.11-20260415201107-50325440f8f2.1 // indirect
