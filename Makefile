@@ -4,11 +4,13 @@ CARGO ?= cargo
 # Architecture of the image; by default that of this machine.
 ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-# cargo-deny, cargo-fuzz and typos are built once into the test bed's folder.
+# cargo-deny, cargo-fuzz, typos and mdBook are built once into the test bed's folder.
 DENY_VERSION := 0.20.2
 DENY := .bed/tools/bin/cargo-deny
 TYPOS_VERSION := 1.52.0
 TYPOS := .bed/tools/bin/typos
+MDBOOK_VERSION := 0.5.4
+MDBOOK := .bed/tools/bin/mdbook
 # The fuzz targets are a separate package in fuzz/.
 FUZZ_VERSION := 0.13.2
 FUZZ := .bed/tools/bin/cargo-fuzz
@@ -20,14 +22,15 @@ NEED_PROMETHEUS := operator::monitoring::each_alert_fires operator::monitoring::
 NEED_GITOPS := gitops::
 NEED_CONSUMERS := download::consumers::elasticsearch verify::duckdb::
 NEED_RELEASE := release_files::
-NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(NEED_RELEASE)
+NEED_DOCS := docs_site::every_link
+NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(NEED_RELEASE) $(NEED_DOCS)
 
 # Features of dependencies that the tests enable, so that the program and the tests share one build of them.
 TEST_FEATURES := --features tokio/test-util,rustix/fs
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release release-chart quickstart bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers \
-	prerequisites test test-all test-helm test-prometheus test-gitops test-consumers test-release \
+.PHONY: help build image release release-chart docs quickstart bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers \
+	prerequisites test test-all test-helm test-prometheus test-gitops test-consumers test-release test-docs \
 	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
 	chart-generated chart-check lint format generated check-generated deny advisories ci clean
 
@@ -102,7 +105,7 @@ test: bed ## Run the tests that need only the test bed, and list the others
 	$(CARGO) test --locked -- $(addprefix --skip ,$(NEED_MORE))
 	@printf 'test: not run, because they need more tools (make test-all): %s\n' '$(NEED_MORE)'
 
-test-all: bed bed-charts bed-gitops bed-prometheus bed-release consumers ## Run all tests, those that need further tools too
+test-all: bed bed-charts bed-gitops bed-prometheus bed-release consumers docs ## Run all tests, those that need further tools too
 	$(CARGO) test --locked
 
 test-helm: bed bed-charts ## Run the tests that install the chart with Helm
@@ -119,6 +122,9 @@ test-consumers: bed consumers ## Run the tests that need Elasticsearch and DuckD
 
 test-release: bed-release ## Check target/release-VERSION; without it, `make release DRY_RUN=1` makes it, in an hour
 	$(CARGO) test --locked --test it -- $(NEED_RELEASE)
+
+test-docs: docs ## Check the links of the documentation's site
+	$(CARGO) test --locked --test it -- docs_site::
 
 split-brain: bed ## Freeze a leader at each request of an export, let another one take over, and resume the first; minutes
 	$(CARGO) test --locked --test it -- --ignored --nocapture --exact split_brain::frozen_leader::a_leader_frozen_at_any_point_sends_and_corrupts_nothing
@@ -139,6 +145,12 @@ lint: $(TYPOS) ## Check formatting, lints, crate documentation, spelling, naming
 
 $(TYPOS):
 	$(CARGO) install --quiet --locked --debug --root .bed/tools typos-cli --version $(TYPOS_VERSION)
+
+$(MDBOOK):
+	$(CARGO) install --quiet --locked --debug --root .bed/tools mdbook --version $(MDBOOK_VERSION) --no-default-features --features search
+
+docs: $(MDBOOK) ## Build the site of the documentation: target/docs/site/index.html
+	sh docs/site/build $(CURDIR)/$(MDBOOK)
 
 format: ## Format the sources
 	$(CARGO) fmt

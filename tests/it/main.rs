@@ -17,6 +17,7 @@ mod cli;
 mod crash_recovery;
 mod day_two;
 mod docs;
+mod docs_site;
 mod download;
 mod embed;
 mod example;
