@@ -29,7 +29,7 @@ NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(
 TEST_FEATURES := --features tokio/test-util,rustix/fs
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release release-chart docs quickstart bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers \
+.PHONY: help build image release release-chart docs quickstart demo demo-down bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers \
 	prerequisites test test-all test-helm test-prometheus test-gitops test-consumers test-release test-docs \
 	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
 	chart-generated chart-check lint format generated check-generated deny advisories ci clean
@@ -52,6 +52,14 @@ release-chart: bed-release ## Push the chart of target/release-VERSION to REGIST
 quickstart: ## Export from the built-in simulator to ./export, with a build for development
 	$(CARGO) run --locked $(TEST_FEATURES) -- run -f examples/quickstart.yaml --simulate --archive ./export
 
+# A build for development takes a fraction of the time.
+demo: export PROFILE := $(or $(PROFILE),dev)
+demo: $(if $(DEMO_IMAGE),,image) ## Run operator, simulator, S3 gateway and an export on the local cluster of kubectl's context
+	sh examples/demo/demo up
+
+demo-down: ## Remove the demo
+	sh examples/demo/demo down
+
 bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
 	$(MAKE) -C tests/bed
 
@@ -68,8 +76,8 @@ bed-node: prerequisites ## Build the node components that run Pods on this machi
 prerequisites:
 	@sh tests/bed/prerequisites
 
-e2e: image bed bed-charts bed-node ## Test the image and the chart on a real node; needs root (CONTRIBUTING.md)
-	$(CARGO) test --locked --test it -- --ignored --nocapture --exact node::a_release_survives_its_lifecycle_on_a_real_node
+e2e: image bed bed-charts bed-node ## Test the image, the chart and the demo on a real node; needs root (CONTRIBUTING.md)
+	$(CARGO) test --locked --test it -- --ignored --nocapture --test-threads 1 node::
 
 spec-changes: bed ## Test each spec change at each lifecycle phase, and clock jumps; needs Debian's faketime
 	$(CARGO) test --locked --test it -- --ignored --nocapture --test-threads 1 spec_changes::

@@ -41,7 +41,7 @@ pub(super) struct NodeFixture {
 impl NodeFixture {
     pub(super) async fn start() -> Result<Self> {
         let archive = image_archive()?;
-        let transcript = Transcript::create()?;
+        let transcript = Transcript::create("transcript.md", "The image and the chart on a real node")?;
         transcript.part("The stage");
         let cluster = Cluster::start().await?;
         // As in a cluster before the first installation.
@@ -333,7 +333,8 @@ impl NodeFixture {
     }
 }
 
-fn image_archive() -> Result<PathBuf> {
+/// Path of the image archive to test.
+pub(super) fn image_archive() -> Result<PathBuf> {
     let architecture = match std::env::consts::ARCH {
         "aarch64" => "arm64",
         _ => "amd64",

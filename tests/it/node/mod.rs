@@ -4,6 +4,7 @@
 #![allow(clippy::indexing_slicing)]
 
 mod chart;
+mod demo;
 mod fixture;
 mod shards;
 mod transcript;
@@ -12,7 +13,8 @@ use anyhow::Result;
 
 use self::fixture::NodeFixture;
 
-/// One test, because a machine has room for one node; its parts follow the lifecycle of a release.
+/// One test for the release, whose parts follow its lifecycle; `make e2e` runs one test at a time, because a machine has room
+/// for one node.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make e2e: needs root and a real node"]
 async fn a_release_survives_its_lifecycle_on_a_real_node() -> Result<()> {
@@ -25,6 +27,12 @@ async fn a_release_survives_its_lifecycle_on_a_real_node() -> Result<()> {
     }
     println!("the transcript is {}", fixture.transcript.path().display());
     lived
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "make e2e: needs root and a real node"]
+async fn the_demo_exports_a_month_and_leaves_nothing_behind() -> Result<()> {
+    demo::run_demo().await
 }
 
 async fn run_release(fixture: &NodeFixture) -> Result<()> {

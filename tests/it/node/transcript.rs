@@ -1,4 +1,4 @@
-//! Transcript of the test: printed, and kept in `target/e2e/transcript.md`.
+//! Transcript of a test: printed, and kept in `target/e2e/`.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -15,16 +15,17 @@ pub(super) struct Transcript {
 }
 
 impl Transcript {
-    pub(super) fn create() -> Result<Self> {
+    /// Creates a file of this name and title.
+    pub(super) fn create(name: &str, title: &str) -> Result<Self> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/e2e");
         fs::create_dir_all(&folder).context("target/e2e")?;
-        let path = folder.join("transcript.md");
+        let path = folder.join(name);
         let transcript = Self {
             began: Instant::now(),
             file: Mutex::new(File::create(&path)?),
             path,
         };
-        transcript.write("# The image and the chart on a real node\n");
+        transcript.write(&format!("# {title}\n"));
         Ok(transcript)
     }
 

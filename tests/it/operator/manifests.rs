@@ -13,8 +13,14 @@ use super::helm::{CHART, Helm};
 use super::{apply, kubectl};
 use crate::bed::Cluster;
 
-/// Namespaces of the plain manifests, of kustomize, and of the chart's values.
-const NAMESPACES: [&str; 4] = ["eventexport-system", "eventexport", "judged", "audit"];
+/// Namespaces of the plain manifests, of kustomize, of the chart's values, and of the demo.
+const NAMESPACES: [&str; 5] = [
+    "eventexport-system",
+    "eventexport",
+    "judged",
+    "audit",
+    "eventexport-demo",
+];
 
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -54,11 +60,24 @@ fn pods(manifests: &str) -> Result<Vec<Value>> {
     deployments.map(pod).collect()
 }
 
-/// Checks that the program accepts the arguments of its Pods.
+/// Checks that the program accepts the arguments of its containers.
 fn takes_its_arguments(pod: &Value) -> Result<()> {
-    let args = pod["spec"]["containers"][0]["args"].as_array();
-    let args = args.into_iter().flatten().filter_map(Value::as_str);
-    Cli::try_parse_from(std::iter::once("eventexport").chain(args))?;
+    let containers = pod["spec"]["containers"].as_array().context("no containers")?;
+    let own = |container: &&Value| {
+        container["image"]
+            .as_str()
+            .is_some_and(|image| image.contains("eventexport"))
+    };
+    let own: Vec<_> = containers.iter().filter(own).collect();
+    ensure!(
+        !own.is_empty(),
+        "no container has the image of the program: {pod}"
+    );
+    for container in own {
+        let args = container["args"].as_array().into_iter().flatten();
+        let args = args.filter_map(Value::as_str);
+        Cli::try_parse_from(std::iter::once("eventexport").chain(args))?;
+    }
     Ok(())
 }
 
@@ -69,8 +88,13 @@ async fn install_methods(helm: &Helm, cluster: &Cluster) -> Result<Vec<(String, 
         let values = entry?.path();
         ways.push((values.display().to_string(), helm.template(&values, &[]).await?));
     }
-    for name in ["crds", "default", "namespaced"] {
-        let folder = root("deploy/kustomize").join(name).display().to_string();
+    for name in [
+        "deploy/kustomize/crds",
+        "deploy/kustomize/default",
+        "deploy/kustomize/namespaced",
+        "examples/demo",
+    ] {
+        let folder = root(name).display().to_string();
         ways.push((folder.clone(), kubectl(cluster, &["kustomize", &folder]).await?));
     }
     let plain = root("deploy/operator.yaml");
@@ -109,7 +133,7 @@ async fn every_install_method_is_accepted_without_a_warning() -> Result<()> {
     cluster.apply_crd(&definitions).await?;
 
     let ways = install_methods(&helm, cluster).await?;
-    ensure!(ways.len() >= 7, "only {} ways to install", ways.len());
+    ensure!(ways.len() >= 8, "only {} ways to install", ways.len());
     let mut admitted = 0;
     for (name, manifests) in ways {
         ensure_accepted(cluster, &manifests)
