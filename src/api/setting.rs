@@ -35,6 +35,8 @@ pub enum Setting {
     SigningKey,
     /// Address of the time-stamp authority.
     TimestampAuthority,
+    /// The report on the archive.
+    Report,
     /// The proxy of the process, which is no field of the resource.
     Proxy,
 }
@@ -58,6 +60,7 @@ impl Setting {
             }
             Self::SigningKey => "spec.manifest.signingKeySecretRef",
             Self::TimestampAuthority => "spec.manifest.timestampAuthority",
+            Self::Report => "spec.report",
             Self::Proxy => "the proxy variables of the process",
         }
     }

@@ -179,6 +179,13 @@ pub struct EventExportSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recheck: Option<RecheckSettings>,
 
+    /// True to write a report on the archive into it, as `eventexport report` makes it: the object `_report/index.html`
+    /// below the folders of space and scope, a page with a calendar, the gaps and what was checked. It is replaced when
+    /// the archive has changed, at most once an hour while it changes. Needs permission to overwrite that key; nothing
+    /// waits for it. Defaults to false.
+    #[serde(default)]
+    pub report: bool,
+
     /// True to stop the export. Transfers in progress are ended and their sessions deleted; stored events are kept.
     /// Defaults to false.
     #[serde(default)]

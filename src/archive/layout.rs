@@ -20,6 +20,9 @@ pub const REVISION_MAX: u32 = 9999;
 /// Folders of documents below a root.
 const DOCUMENT_DIRS: [&str; 4] = ["_journal", "_manifests", "_revisions", "_checkpoints"];
 
+/// Report below a root.
+const REPORT: &str = "_report/index.html";
+
 /// Length of a date in a key.
 const DATE_CHARS: usize = "2018-06-01".len();
 
@@ -82,6 +85,8 @@ pub enum Key {
     CheckpointSignature(Date),
     /// Time stamp of a document (RFC 3161).
     Timestamp(StampedDocument),
+    /// Report on the archive. The only key that is overwritten; it proves nothing.
+    Report,
     /// Foreign key.
     Other,
 }
@@ -130,6 +135,7 @@ impl ArchiveRoot {
             "_manifests/",
             "_checkpoints/",
             "_revisions/",
+            "_report/",
         ];
         let direct = folders.iter().any(|folder| below.starts_with(folder));
         direct.then(|| Self::from_prefix(prefix))
@@ -298,6 +304,7 @@ impl Key {
             | Self::Attempt(_)
             | Self::Session(..)
             | Self::Prepared(_)
+            | Self::Report
             | Self::Other => false,
         }
     }
@@ -344,12 +351,16 @@ impl Key {
             Self::Checkpoint(day) => format!("_checkpoints/{day}.json"),
             Self::CheckpointSignature(day) => format!("_checkpoints/{day}.json.sig"),
             Self::Timestamp(document) => format!("{}.tsr", document.key().relative()?),
+            Self::Report => REPORT.to_owned(),
             Self::Other => return None,
         })
     }
 }
 
 fn parse_relative(below: &str) -> Option<Key> {
+    if below == REPORT {
+        return Some(Key::Report);
+    }
     if let Some(document) = below.strip_suffix(".tsr") {
         return match parse_relative(document)? {
             Key::Manifest(number) => Some(Key::Timestamp(StampedDocument::Manifest(number))),
@@ -509,6 +520,7 @@ mod tests {
             Key::ReceiptSignature(hour, 9999),
             Key::Checkpoint(day.date()),
             Key::CheckpointSignature(day.date()),
+            Key::Report,
         ] {
             assert_eq!(root.parse(&root.key(&key).unwrap()), key);
         }
@@ -662,6 +674,8 @@ mod tests {
             "_revisions/2018-06-28/10000/events.json.gz",
             "_revisions/2018-06-28/+1/events.json.gz",
             "_journal/2018-06-28.r0.receipt.json",
+            "_report/index.htm",
+            "_report/index.html.sig",
         ] {
             assert_eq!(
                 root.parse(&format!("p/space=x/scope=space/{below}")),

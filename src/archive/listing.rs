@@ -45,6 +45,8 @@ pub struct Journal {
     pub checkpoint_signatures: BTreeSet<Date>,
     /// Documents with a time stamp.
     pub timestamps: BTreeSet<StampedDocument>,
+    /// True if a report exists.
+    pub has_report: bool,
     /// Memory of the journal; `None`: it is small, or part of another one.
     pub memory: Option<Arc<JournalShare>>,
 }
@@ -151,6 +153,7 @@ impl Journal {
             Key::Checkpoint(day) => drop(self.checkpoints.insert(day)),
             Key::CheckpointSignature(day) => drop(self.checkpoint_signatures.insert(day)),
             Key::Timestamp(document) => drop(self.timestamps.insert(document)),
+            Key::Report => self.has_report = true,
             // Read where they count: before a receipt is stated, and by `verify`.
             Key::ReceiptSignature(..) | Key::Other => {}
         }

@@ -141,6 +141,7 @@ async fn select_archive(
         partial: false,
         bytes_per_second: None,
         recheck: Recheck::default(),
+        memory: None,
     };
     let reading = read_archive(&options).await.map_err(|error| {
         CliError::Unchecked(anyhow::anyhow!(

@@ -102,6 +102,7 @@ impl Evidence {
             partial: false,
             bytes_per_second: None,
             recheck: Recheck::default(),
+            memory: None,
         }
     }
 }

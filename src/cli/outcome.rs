@@ -355,6 +355,7 @@ pub(crate) mod tests {
             abandoned_head: None,
             unsigned_receipts_before: None,
             recheck: RecheckPolicy::WhileListed,
+            report: false,
             holder: "h".to_owned(),
             holder_epoch: None,
             single_writer: true,

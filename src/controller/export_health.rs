@@ -96,6 +96,7 @@ pub const fn needs_manual_action(reason: Reason) -> bool {
         | Reason::NotVerifiedYet
         | Reason::VerificationFailed
         | Reason::TimestampMissing
+        | Reason::ReportNotWritten
         | Reason::Failed => false,
     }
 }
@@ -285,7 +286,7 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
         && snapshot
             .problems
             .iter()
-            .all(|problem| matches!(problem.reason, Reason::NotSettled | Reason::TimestampMissing))
+            .all(|problem| problem.reason == Reason::NotSettled || delays_nothing(problem.reason))
     {
         (
             Reason::Exporting,
@@ -337,16 +338,18 @@ fn progress(snapshot: &Snapshot, export: &ExportSpec) -> StatusMessage {
 
 /// True for a problem that the message of a healthy export states beside its progress.
 fn is_notice(problem: &Problem) -> bool {
-    matches!(
-        problem.reason,
-        Reason::ConditionalWritesUnsupported | Reason::TimestampMissing
-    )
+    problem.reason == Reason::ConditionalWritesUnsupported || delays_nothing(problem.reason)
 }
 
-/// Returns the first problem that the export as a whole waits for. Nothing waits for a time stamp.
+/// True for the lack of what nothing waits for: a time stamp, a report.
+const fn delays_nothing(reason: Reason) -> bool {
+    matches!(reason, Reason::TimestampMissing | Reason::ReportNotWritten)
+}
+
+/// Returns the first problem that the export as a whole waits for.
 fn first_wait(snapshot: &Snapshot) -> Option<&Problem> {
     let mut problems = snapshot.problems.iter();
-    problems.find(|problem| problem.reason != Reason::TimestampMissing)
+    problems.find(|problem| !delays_nothing(problem.reason))
 }
 
 /// Formats a time to the second.

@@ -35,6 +35,7 @@ fn with_settings_of(new: &EventExportSpec, old: &EventExportSpec) -> EventExport
         accepted_gaps: new.accepted_gaps.clone(),
         recheck: new.recheck.clone(),
         verification: new.verification.clone(),
+        report: new.report,
         suspend: new.suspend,
         // An absent block and an empty one are the same.
         manifest: if manifest == newer {
@@ -77,6 +78,7 @@ mod tests {
             ),
             (json!({"settleAfter": "1h", "recheck": {"enabled": false}}), true),
             (json!({"verification": {"every": "720h"}}), true),
+            (json!({"report": true}), true),
             (
                 json!({"dateRange": {"start": "2018-06-01", "end": "2018-06-21"}}),
                 true,

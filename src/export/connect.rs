@@ -117,6 +117,7 @@ pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> 
             Some(api::RecheckSettings { days: Some(days), .. }) => RecheckPolicy::Days(*days),
             Some(api::RecheckSettings { days: None, .. }) | None => RecheckPolicy::WhileListed,
         },
+        report: spec.report,
         holder: process_context.holder.clone(),
         holder_epoch: process_context.holder_epoch.clone(),
         single_writer: process_context.single_writer,

@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::checkpoint::{incomplete_at, is_due, latest_at};
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
 use super::manifest::periods::periods;
+use super::report::digest;
 use super::retry_state::{RECHECK_ATTEMPTS_MAX, RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
 use super::timestamp::next_document;
@@ -26,6 +27,7 @@ use crate::archive::coverage::{
 };
 use crate::archive::layout::{AttemptId, Key, StampedDocument};
 use crate::archive::listing::{AttemptFacts, Journal, LateFacts, overlap};
+use crate::archive::receipt::Sha256Digest;
 use crate::archive::records::{AttemptRecord, ChangedRecord, RangeRecord};
 use crate::archive::window::{HourSet, Window};
 
@@ -50,6 +52,8 @@ pub struct RunObservation<'a> {
     pub checkpointing: bool,
     /// True if a task gets a time stamp.
     pub stamping: bool,
+    /// True if a task writes the report.
+    pub reporting: bool,
     /// True if manifests and checkpoints get time stamps.
     pub stamps: bool,
     /// True if checkpoints are signed.
@@ -95,6 +99,8 @@ pub struct RunDecision {
     pub checkpoint: Option<Date>,
     /// Document to get a time stamp of now.
     pub timestamp: Option<StampedDocument>,
+    /// Digest of the archive to write the report on now.
+    pub report: Option<Sha256Digest>,
     /// Problems and waits, most severe first.
     pub problems: Vec<Problem>,
     /// Time of the next change that no event announces; `None`: never.
@@ -768,6 +774,7 @@ impl<'a> DecisionBuilder<'a> {
         self.plan_manifest();
         self.plan_checkpoint();
         self.plan_timestamp();
+        self.plan_report();
         let decision = &self.decision;
         let idle = self.is_quiet()
             && !sealing
@@ -775,7 +782,9 @@ impl<'a> DecisionBuilder<'a> {
             && !self.observation.checkpointing
             && decision.checkpoint.is_none()
             && !self.observation.stamping
-            && decision.timestamp.is_none();
+            && decision.timestamp.is_none()
+            && !self.observation.reporting
+            && decision.report.is_none();
         let retry_times: Vec<Timestamp> = decision
             .problems
             .iter()
@@ -903,6 +912,58 @@ impl<'a> DecisionBuilder<'a> {
                 self.add_problem(entry.failure.reason, message, None, class, None);
                 self.wake_at(entry.retry_at);
             }
+        }
+    }
+
+    /// Plans the report on an archive that has changed since the last one: once nothing is being stored or written, and
+    /// from time to time before. A failure is reported, and ends no run later that has an end: nothing depends on a report.
+    fn plan_report(&mut self) {
+        let RunObservation {
+            export,
+            journal,
+            retry_state,
+            now,
+            sealing,
+            checkpointing,
+            stamping,
+            reporting,
+            ..
+        } = *self.observation;
+        let decision = &self.decision;
+        let writes = sealing
+            || checkpointing
+            || stamping
+            || decision.seal.is_some()
+            || decision.checkpoint.is_some()
+            || decision.timestamp.is_some();
+        if !export.report || reporting || writes || self.source_differs {
+            return;
+        }
+        let (state, forever) = (&retry_state.report, export.retry_policy == RetryPolicy::Forever);
+        let (quiet, failed) = (self.is_quiet(), retry_state.report_retry.as_ref());
+        if let Some(entry) = failed.filter(|entry| entry.is_backing_off(now)) {
+            let message = entry.failure.describe(&export.setting_names);
+            let class = RetryClass::Wait(Some(entry.retry_at));
+            self.add_problem(entry.failure.reason, message, None, class, None);
+            self.wake_at(entry.retry_at);
+            self.retry_pending |= forever;
+            return;
+        }
+        // The last one of a run that ends.
+        let ends = !forever && !self.retry_pending;
+        let due_at = state.due_at(quiet, ends);
+        if !quiet && now < due_at {
+            return;
+        }
+        let archive = digest(export, journal, now);
+        if state.about == Some(archive) && journal.has_report {
+            return;
+        }
+        if now < due_at {
+            self.wake_at(due_at);
+            self.retry_pending = true;
+        } else {
+            self.decision.report = Some(archive);
         }
     }
 

@@ -159,6 +159,7 @@ impl Engine {
             journals: JournalMemory::default(),
             proofs: ProverPool::new(processors),
             window_slots: FairSemaphore::new(DepthLimits::with_reserves(windows, windows)),
+            reports: FairSemaphore::new(DepthLimits::with_reserves(1, 1)),
             budgets: SessionBudgets::new(limits.sessions_per_space),
             support: std::sync::Mutex::default(),
             spent_attempts: std::sync::Mutex::default(),

@@ -24,6 +24,7 @@ pub mod observer;
 mod open;
 mod recovery;
 mod release;
+pub mod report;
 pub mod retry_state;
 mod revision;
 mod run;

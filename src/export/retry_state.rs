@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Failure, FailureScope, Observed, RetryClass};
+use super::report::ReportState;
 use super::spec::RetryPolicy;
 use crate::api::Reason;
 use crate::archive::layout::AttemptId;
@@ -49,6 +50,10 @@ pub struct RetryState {
     pub checkpoint_retry: Option<RetryEntry>,
     /// Failure of the last attempt to get a time stamp.
     pub timestamp_retry: Option<RetryEntry>,
+    /// Reports.
+    pub report: ReportState,
+    /// Failure of the last attempt to write a report.
+    pub report_retry: Option<RetryEntry>,
     /// Maximum time to wait for a session while none can be opened; `None`: no limit.
     pub session_wait: Option<Duration>,
 }
@@ -117,11 +122,13 @@ impl RetryState {
         self.rechecked.clear();
         self.recheck = None;
         self.sealed.clear();
+        self.report.at_once = true;
         let windows = self.windows.values_mut();
         let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
         let others = others
             .chain(&mut self.checkpoint_retry)
-            .chain(&mut self.timestamp_retry);
+            .chain(&mut self.timestamp_retry)
+            .chain(&mut self.report_retry);
         for entry in windows.chain(others).chain(&mut self.export_backoff) {
             // Not what a peer or a rule set, such as Retry-After and the second look at an expired day.
             let set = matches!(
@@ -192,6 +199,11 @@ impl RetryState {
     /// Records a failure to get a time stamp.
     pub fn record_timestamp_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
         self.timestamp_retry = Some(next_entry(self.timestamp_retry.as_ref(), failure, now, jitter));
+    }
+
+    /// Records a failure to write a report.
+    pub fn record_report_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
+        self.report_retry = Some(next_entry(self.report_retry.as_ref(), failure, now, jitter));
     }
 
     /// Records that the remembered head is in the chain.

@@ -29,6 +29,7 @@ use super::manifest::statement::build_statement;
 
 use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
 use super::recovery::{InterruptedAttempt, adopt_object, recover_attempt};
+use super::report::{ReportState, write_report};
 use super::retry_state::RetryState;
 use super::revision::{RevisionTarget, confirm_count};
 use super::run_context::{RunContext, RunInbox};
@@ -132,6 +133,7 @@ enum RunTask {
     Seal(RangeRecord),
     Checkpoint(Date),
     Timestamp(StampedDocument),
+    Report,
     ListDays,
 }
 
@@ -149,6 +151,8 @@ enum RunTaskResult {
     ),
     Checkpoint(Date, Result<(), Failure>),
     Timestamp(StampedDocument, Result<(), Failure>),
+    /// With the digest of the archive that the report is about; true if it was sent.
+    Report(Sha256Digest, Result<bool, Failure>),
     Confirm(Window, Result<ReceiptWrite, Failure>),
     ListDays(Result<Option<Arc<DayListing>>, Failure>),
 }
@@ -173,6 +177,10 @@ impl ExportRun {
         Self {
             retry_state: RetryState {
                 session_wait: ctx.shared.limits.session_wait,
+                report: ReportState {
+                    since: (ctx.shared.now)(),
+                    ..ReportState::default()
+                },
                 ..RetryState::default()
             },
             ctx,
@@ -405,6 +413,7 @@ impl ExportRun {
                 .running
                 .values()
                 .any(|task| matches!(task, RunTask::Timestamp(_))),
+            reporting: self.running.values().any(|task| *task == RunTask::Report),
             stamps: self.ctx.peers.timestamps.is_some(),
             signs: self.ctx.peers.signing.available().is_some(),
             retry_state: &self.retry_state,
@@ -556,6 +565,11 @@ impl ExportRun {
         if let Some(document) = decision.timestamp {
             self.spawn(RunTask::Timestamp(document), move |ctx| async move {
                 RunTaskResult::Timestamp(document, write_timestamp(&ctx, document).await)
+            });
+        }
+        if let Some(archive) = decision.report {
+            self.spawn(RunTask::Report, move |ctx| async move {
+                RunTaskResult::Report(archive, write_report(&ctx, archive).await)
             });
         }
         let journaled_sessions = Arc::new(self.journaled_sessions());
@@ -821,6 +835,26 @@ impl ExportRun {
         }
     }
 
+    fn report_done(&mut self, archive: Option<Sha256Digest>, outcome: Result<bool, Failure>, now: Timestamp) {
+        match (archive, outcome) {
+            (Some(archive), Ok(written)) => {
+                self.retry_state.report_retry = None;
+                self.retry_state.report.record(archive, written, now);
+                if let Some(journal) = &mut self.journal {
+                    journal.has_report = true;
+                }
+            }
+            // A stop is not a failure.
+            (_, Err(_)) if self.ctx.stop.is_cancelled() => {}
+            (_, Err(failure)) => {
+                tracing::warn!(reason = %failure.reason, error = failure.message, "cannot write report");
+                self.retry_state
+                    .record_report_failure(failure, now, rand::random());
+            }
+            (None, Ok(_)) => {}
+        }
+    }
+
     /// Waits for a result, the stop signal, a new session or `wake`, and processes all results that are there.
     async fn wait(&mut self, wake: Option<Timestamp>) {
         let until = wake.map_or(SLEEP_MAX, |at| {
@@ -937,6 +971,7 @@ impl ExportRun {
                     RunTaskResult::Timestamp(document, outcome) => {
                         self.timestamp_done(document, outcome, now);
                     }
+                    RunTaskResult::Report(archive, outcome) => self.report_done(Some(archive), outcome, now),
                     RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
                 }
             }
@@ -966,6 +1001,7 @@ impl ExportRun {
                     }
                     Some(RunTask::Checkpoint(day)) => self.checkpoint_done(day, Err(failure), now),
                     Some(RunTask::Timestamp(document)) => self.timestamp_done(document, Err(failure), now),
+                    Some(RunTask::Report) => self.report_done(None, Err(failure), now),
                     Some(RunTask::ListDays) => self.list_days_done(Err(failure), now),
                     None => {}
                 }
@@ -1296,6 +1332,7 @@ impl ExportRun {
             | RunTask::Seal(_)
             | RunTask::Checkpoint(_)
             | RunTask::Timestamp(_)
+            | RunTask::Report
             | RunTask::ListDays => None,
         });
         windows.collect()
@@ -1313,6 +1350,7 @@ impl ExportRun {
             | RunTask::Seal(_)
             | RunTask::Checkpoint(_)
             | RunTask::Timestamp(_)
+            | RunTask::Report
             | RunTask::ListDays => None,
         }));
         in_progress

@@ -46,6 +46,8 @@ pub(super) struct SharedResources {
     /// Places of windows.
     pub(super) window_slots: FairSemaphore,
     pub(super) budgets: SessionBudgets,
+    /// Places of reports.
+    pub(super) reports: FairSemaphore,
     /// Conditional writes that each store supports.
     pub(super) support: Mutex<HashMap<StoreIdentity, ConditionalSupport>>,
     /// Attempts of which nothing is left but journal keys that the store refuses to delete, by store and root; at most

@@ -107,6 +107,8 @@ pub struct ExportSpec {
     pub unsigned_receipts_before: Option<Date>,
     /// Comparison of stored days with the newest counts of the service.
     pub recheck: RecheckPolicy,
+    /// True if a report on the archive is written into it.
+    pub report: bool,
     /// Holder name: stable over restarts, unique to this exporter.
     pub holder: String,
     /// Period of exclusive use of the holder name; `None`: unknown, conflicts are not detected.

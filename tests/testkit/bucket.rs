@@ -203,7 +203,8 @@ impl Bucket {
         let start = Instant::now();
         let manifests = loop {
             let mut keys = self.keys().await?;
-            keys.retain(|key| key.starts_with(&root));
+            // A report is no part of it.
+            keys.retain(|key| key.starts_with(&root) && !key.contains("/_report/"));
             let is_manifest = |key: &String| key.contains("/_manifests/");
             let (manifests, keys): (BTreeSet<_>, BTreeSet<_>) = keys.into_iter().partition(is_manifest);
             if keys == wanted && !manifests.is_empty() {

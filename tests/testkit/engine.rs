@@ -30,6 +30,7 @@ pub(crate) fn export_spec(start: Date, end: Option<Date>) -> ExportSpec {
         abandoned_head: None,
         unsigned_receipts_before: None,
         recheck: RecheckPolicy::WhileListed,
+        report: false,
         holder: "tests/one".to_owned(),
         holder_epoch: None,
         single_writer: false,

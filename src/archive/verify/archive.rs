@@ -31,7 +31,7 @@ use crate::archive::manifest::Head;
 use crate::archive::manifest::chain::{ChainAudit, Document, Receipts, SignedDocument};
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::signature::{self, PublicKey, SignatureStatus};
-use crate::archive::memory::JournalMemory;
+use crate::archive::memory::{JournalMemory, JournalShare, ShareExceeded};
 use crate::archive::read::{ReadDocument, get_document, per_document};
 use crate::archive::receipt::read_receipt;
 use crate::archive::records::{ArchiveRecord, RECORD_MAX_BYTES, Receipt, RecordError};
@@ -54,6 +54,8 @@ const DOCUMENTS_MAX_BYTES: u64 = 512 << 20;
 const LISTING_KIB: u64 = 1 << 20;
 /// Memory for the listing of a part of an archive, in KiB: 64 MiB.
 const PARTIAL_LISTING_KIB: u64 = 64 << 10;
+/// Memory that a document and the conclusions from it take, as a multiple of its size.
+const DOCUMENT_MEMORY_FACTOR: u64 = 3;
 /// Maximum size of a signature file in bytes. A longer file is no signature.
 const SIGNATURE_MAX_BYTES: u64 = 1024;
 
@@ -89,6 +91,8 @@ pub struct VerifyOptions {
     pub bytes_per_second: Option<NonZeroU64>,
     /// Further listings before a file is reported missing.
     pub recheck: Recheck,
+    /// Memory for listings and documents, shared with others; `None`: the limits of a process of its own.
+    pub memory: Option<Arc<JournalShare>>,
 }
 
 /// Progress of a verification.
@@ -201,7 +205,10 @@ async fn list_keys(options: &VerifyOptions) -> Result<ArchiveListing, StoreError
         _ => (vec![options.prefix.clone()], LISTING_KIB),
     };
     let wanted = |key: &str| !options.partial || root.day_of(key).is_none_or(|day| options.includes(day));
-    let memory = JournalMemory::new(limit).alone();
+    let memory = match &options.memory {
+        Some(shared) => Arc::clone(shared),
+        None => Arc::new(JournalMemory::new(limit).alone()),
+    };
     let (mut listing, mut exceeded) = (ArchiveListing::default(), Ok(()));
     for prefix in prefixes {
         let mut add_page = |page: Vec<ObjectSummary>| {
@@ -215,6 +222,7 @@ async fn list_keys(options: &VerifyOptions) -> Result<ArchiveListing, StoreError
     }
     match exceeded {
         Ok(()) => Ok(listing),
+        Err(_) if options.memory.is_some() => Err(options.share_exceeded()),
         Err(_) => Err(StoreError::ArchiveTooLarge {
             store: options.store.identity().to_string(),
             prefix: options.prefix.clone(),
@@ -227,6 +235,23 @@ impl VerifyOptions {
     /// Returns the expected source, if one is given. Receipts of other sources cover nothing then.
     pub fn source(&self) -> Option<&str> {
         self.expectation.as_ref()?.source.as_deref()
+    }
+
+    /// Takes shared memory for documents of a total size in bytes.
+    fn take_memory(&self, bytes: u64) -> Result<(), StoreError> {
+        let taken: Result<(), ShareExceeded> = match &self.memory {
+            Some(shared) => shared.add(bytes.saturating_mul(DOCUMENT_MEMORY_FACTOR)),
+            None => Ok(()),
+        };
+        taken.map_err(|ShareExceeded| self.share_exceeded())
+    }
+
+    fn share_exceeded(&self) -> StoreError {
+        StoreError::ArchiveTooLarge {
+            store: self.store.identity().to_string(),
+            prefix: self.prefix.clone(),
+            limit: JournalMemory::limit(),
+        }
     }
 
     /// Returns true if a day is in the range to verify.
@@ -258,6 +283,9 @@ pub async fn read_documents(
             prefix: contents.root.as_str().to_owned(),
             limit: format!("{DOCUMENTS_MAX_BYTES} bytes of receipts, manifests and checkpoints"),
         });
+    }
+    if known.is_none() {
+        options.take_memory(total)?;
     }
     let mut out = known.map_or_else(RootDocuments::default, |(old, documents)| {
         documents.retain_unchanged(&old, contents)
@@ -483,6 +511,8 @@ async fn check_objects(
             let seen = if options.quick {
                 match options.store.head_recorded(&listed.key).await {
                     Ok(None) => return None,
+                    // Anyone who can write to a directory can write its side files too.
+                    Ok(Some(info)) if options.store.is_local() => Ok(ObjectObservation::of_size(info.size)),
                     Ok(Some(info)) => Ok(ObjectObservation::from(info)),
                     Err(error) => Err(error),
                 }

@@ -41,6 +41,7 @@ fn export() -> ExportSpec {
         abandoned_head: None,
         unsigned_receipts_before: None,
         recheck: RecheckPolicy::WhileListed,
+        report: false,
         holder: "cluster/uid".to_owned(),
         holder_epoch: None,
         single_writer: true,

@@ -329,6 +329,7 @@ async fn read_slice(
         partial: true,
         bytes_per_second: Some(wanted.bytes_per_second),
         recheck: Recheck::default(),
+        memory: None,
         store,
     };
     let progress = Arc::new(VerifyProgress::default());

@@ -49,6 +49,7 @@ impl DecisionFixture {
             sealing: self.sealing,
             checkpointing: false,
             stamping: false,
+            reporting: false,
             stamps: false,
             signs: false,
             retry_state: &self.retry_state,
@@ -194,6 +195,7 @@ pub(super) fn specs() -> impl Strategy<Value = ExportSpec> {
                         })
                         .collect(),
                     recheck: RecheckPolicy::WhileListed,
+                    report: false,
                     holder: "self".to_owned(),
                     holder_epoch: None,
                     single_writer: false,

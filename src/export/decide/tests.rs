@@ -28,6 +28,7 @@ fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
         abandoned_head: None,
         unsigned_receipts_before: None,
         recheck: RecheckPolicy::WhileListed,
+        report: false,
         holder: "self".to_owned(),
         holder_epoch: None,
         single_writer: false,

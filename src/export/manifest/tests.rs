@@ -49,6 +49,7 @@ pub(in crate::export) fn export(last: i8) -> ExportSpec {
         abandoned_head: None,
         unsigned_receipts_before: None,
         recheck: RecheckPolicy::WhileListed,
+        report: false,
         holder: "we".to_owned(),
         holder_epoch: None,
         single_writer: false,

@@ -278,7 +278,9 @@ impl Intercept for RequestInterceptor {
         let html = headers
             .get("content-type")
             .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"));
-        if html && response.status().is_success() {
+        // An object that is a page, such as a report, has user metadata.
+        let has_metadata = headers.iter().any(|(name, _)| name.starts_with("x-amz-meta-"));
+        if html && !has_metadata && response.status().is_success() {
             return Err(WebPage.into());
         }
         Ok(())

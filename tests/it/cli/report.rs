@@ -7,6 +7,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::testkit::command::{CommandOutput, isolate, run_command};
+use crate::testkit::environment::simulator;
+use crate::testkit::manifest::{Manifest, tracker_keys};
 use crate::testkit::process::program;
 
 /// Root of the space below the archive.
@@ -194,4 +196,79 @@ async fn a_report_states_no_more_than_was_checked() {
     let gaps = space["gaps"].as_array().unwrap();
     assert_eq!(gaps.last().unwrap()["state"], "Missing", "{gaps:?}");
     assert_eq!(gaps.last().unwrap()["start"], "2018-06-08");
+}
+
+#[tokio::test]
+async fn run_writes_the_page_of_the_command_and_replaces_it_only_if_the_archive_has_changed() {
+    let (service, folder) = (simulator().await.unwrap(), tempfile::tempdir().unwrap());
+    let manifest = |last: &str, report: bool| {
+        Manifest::local("audit", service.url().as_str())
+            .days("2018-06-03", last)
+            .uaa()
+            .set("destination.s3.prefix", "tracker")
+            .set("report", report)
+            .secret("tracker", tracker_keys())
+            .write(folder.path().join("audit.yaml"));
+    };
+    let command = async |arguments: &[&str]| {
+        let mut command = Command::new(program());
+        isolate(&mut command, folder.path());
+        command.args(arguments);
+        run_command(command).await
+    };
+    let run = async || command(&["run", "-f", "audit.yaml", "--archive", "export"]).await;
+    let page = folder
+        .path()
+        .join("export")
+        .join(SPACE)
+        .join("_report/index.html");
+    manifest("2018-06-05", false);
+    run().await.expect_exit(0);
+    assert!(!page.exists());
+
+    manifest("2018-06-05", true);
+    run().await.expect_exit(0);
+    let first = fs::read(&page).unwrap();
+    let printed = async || {
+        let arguments = ["report", "-f", "audit.yaml", "--archive", "export", "-o", "html"];
+        command(&arguments).await.expect_exit(0).bytes
+    };
+    assert!(first == printed().await);
+    let written_at = || fs::metadata(&page).unwrap().modified().unwrap();
+    let before = written_at();
+    run().await.expect_exit(0);
+    assert_eq!(written_at(), before);
+
+    manifest("2018-06-06", true);
+    run().await.expect_exit(0);
+    let second = fs::read(&page).unwrap();
+    assert!(second != first && second == printed().await);
+
+    // Not a part of the archive, for no reader.
+    let verified = command(&["verify", "export", "-o", "json"])
+        .await
+        .expect_exit(0)
+        .json();
+    assert_eq!(
+        verified["archives"][0]["remarks"],
+        serde_json::json!([]),
+        "{verified}"
+    );
+    let audit = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.sh");
+    let mut audit_sh = Command::new("sh");
+    isolate(&mut audit_sh, folder.path());
+    audit_sh.arg(audit).arg(folder.path().join("export").join(SPACE));
+    let audited = run_command(audit_sh).await.expect_exit(0);
+    assert!(!audited.out.contains("_report"), "{audited:?}");
+
+    // A folder in its place: the run says so, and is complete.
+    fs::remove_file(&page).unwrap();
+    fs::create_dir_all(page.join("full")).unwrap();
+    manifest("2018-06-07", true);
+    let done = run().await.expect_exit(0);
+    let text = format!("{}{}", done.out, done.err);
+    assert!(
+        text.contains("ReportNotWritten") && text.contains("spec.report"),
+        "{text}"
+    );
 }

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use eventexport::archive::layout::{ArchiveRoot, Key, StampedDocument};
+use eventexport::archive::window::Window;
 use eventexport::simulator::{GzipSettings, Settings, Volume};
 use jiff::civil::date;
 use serde_json::{Value, json};
@@ -197,6 +199,63 @@ async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Resul
             "docs/credentials.md: policy is out of date: run `make generated`\n{table}"
         );
         std::fs::write(&path, wanted)?;
+    }
+    Ok(())
+}
+
+/// Returns true if a pattern of a policy, in which `*` stands for any text, matches a resource.
+fn matches(pattern: &str, resource: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == resource,
+        Some((before, rest)) => resource.strip_prefix(before).is_some_and(|left| {
+            (0..=left.len()).any(|at| left.get(at..).is_some_and(|tail| matches(rest, tail)))
+        }),
+    }
+}
+
+#[test]
+fn of_what_is_kept_the_policy_lets_only_the_report_be_overwritten() -> Result<()> {
+    let policy = example()?;
+    let resources = |effect: &str, action: &str| -> Vec<String> {
+        let statements = policy["Statement"].as_array().into_iter().flatten();
+        let found = statements.filter(|statement| {
+            let actions = statement["Action"].as_array();
+            statement["Effect"] == effect && actions.into_iter().flatten().any(|one| one == action)
+        });
+        let resources = found.flat_map(|statement| match &statement["Resource"] {
+            Value::Array(all) => all.clone(),
+            one => vec![one.clone()],
+        });
+        resources
+            .filter_map(|one| Some(one.as_str()?.to_owned()))
+            .collect()
+    };
+    let (allowed, denied) = (
+        resources("Allow", "s3:PutObject"),
+        resources("Deny", "s3:PutObject"),
+    );
+    let (day, hour): (Window, Window) = (Window::day(date(2018, 6, 5)), "2018-06-05T07".parse()?);
+    let root = ArchiveRoot::new("tracker", "c1", "space");
+    for key in [
+        Key::Events(day),
+        Key::Events(hour),
+        Key::Supplement(day, 1),
+        Key::Revision(hour, 2),
+        Key::Receipt(day),
+        Key::RevisionReceipt(hour, 1),
+        Key::ReceiptSignature(day, 1),
+        Key::Manifest(1),
+        Key::Signature(1),
+        Key::Checkpoint(day.date()),
+        Key::CheckpointSignature(day.date()),
+        Key::Timestamp(StampedDocument::Manifest(1)),
+        Key::Report,
+    ] {
+        let resource = format!("arn:aws:s3:::audit/{}", root.key(&key).context("no key")?);
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, &resource));
+        ensure!(any(&allowed), "{resource} cannot be written");
+        ensure!(any(&denied) == key.is_evidence(), "{resource}: {denied:?}");
+        ensure!(key.is_evidence() || key == Key::Report, "{resource}");
     }
     Ok(())
 }

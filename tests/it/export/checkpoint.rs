@@ -68,6 +68,7 @@ async fn errors(fixture: &EngineFixture) -> Vec<(FindingKind, String)> {
         until: None,
         partial: false,
         bytes_per_second: None,
+        memory: None,
         recheck: Recheck {
             listings: 0,
             ..Recheck::default()

@@ -139,6 +139,7 @@ async fn verified(fixture: &EngineFixture) -> VerifyReport {
             pause: Duration::from_millis(50),
             ..Recheck::default()
         },
+        memory: None,
     };
     verify(&options, &Arc::new(VerifyProgress::default()))
         .await

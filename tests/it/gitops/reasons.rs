@@ -151,7 +151,8 @@ fn scripted_run(reason: Reason) -> Option<ScriptedRun> {
         | Reason::NotVerifiedYet
         | Reason::NotProved
         | Reason::VerificationFailed
-        | Reason::TimestampMissing => return None,
+        | Reason::TimestampMissing
+        | Reason::ReportNotWritten => return None,
     };
     Some(ScriptedRun::Reports(Box::new(snapshot)))
 }

@@ -21,6 +21,7 @@ mod plugin;
 pub(crate) mod pod;
 pub(crate) mod process;
 mod rbac;
+mod report;
 pub(crate) mod scripted_exporter;
 mod signing;
 pub(crate) mod traces;

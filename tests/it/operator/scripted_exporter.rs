@@ -121,6 +121,7 @@ impl Exporter for ScriptedExporter {
             abandoned_head: None,
             unsigned_receipts_before: None,
             recheck: RecheckPolicy::WhileListed,
+            report: false,
             holder: format!("cluster/{}", owner.uid),
             holder_epoch: None,
             single_writer: true,

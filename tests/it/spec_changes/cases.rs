@@ -414,6 +414,13 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             Applied,
         ),
         field(
+            "spec.report",
+            "on",
+            no_patch,
+            |_| json!({ "report": true }),
+            Applied,
+        ),
+        field(
             "spec.parallelism",
             "2",
             no_patch,

@@ -39,6 +39,7 @@ fn options(folder: &Path, days: Option<(Date, Date)>) -> VerifyOptions {
         until: days.map(|(_, until)| until),
         partial: days.is_some(),
         bytes_per_second: None,
+        memory: None,
         recheck: Recheck {
             listings: 0,
             ..Recheck::default()

@@ -33,6 +33,7 @@ fn options(store: Arc<dyn Store>) -> VerifyOptions {
         since: None,
         partial: false,
         bytes_per_second: None,
+        memory: None,
         until: None,
         recheck: Recheck {
             pause: Duration::from_millis(200),
