@@ -6,7 +6,7 @@ use std::fmt::Display;
 use jiff::civil::Date;
 
 use super::month::{DETAILED_MONTHS_MAX, Month, WEEKDAYS, column, months, name};
-use super::{RANGES_MAX, ROWS_MAX, Report, Section, TEXT_MAX_CHARS, describe_day};
+use super::{RANGES_MAX, ROWS_MAX, Report, Section, TEXT_MAX_CHARS, describe_day, to_second};
 use crate::api::{escape, human, sanitize_to};
 use crate::archive::calendar::{Calendar, CalendarDay, DayMark};
 use crate::archive::finding::Finding;
@@ -143,7 +143,7 @@ fn write_section(page: &mut Page, report: &Report, section: &Section) {
         ),
     );
     if let Some(newest) = root.newest {
-        page.row("newest record", newest);
+        page.row("newest record", to_second(newest));
     }
     if let Some(head) = &root.manifests.head {
         page.row(
@@ -333,7 +333,7 @@ fn write_manifests(page: &mut Page, section: &Section) {
                     .raw("/")
                     .text(statement.period.end);
                 page.raw("<td class=n>").text(human::count(statement.events));
-                page.raw("<td>").text(statement.written_at);
+                page.raw("<td>").text(to_second(statement.written_at));
             }
         }
         page.raw("<td>")

@@ -13,6 +13,7 @@ pub mod text;
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::calendar::{CalendarDay, DayMark};
@@ -327,6 +328,11 @@ fn describe_day(day: &CalendarDay) -> String {
         text = format!("{text}: {}", details.join(", "));
     }
     text
+}
+
+/// Returns a time without the fraction of its second.
+fn to_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Returns a word for a POSIX shell.

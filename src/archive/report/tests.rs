@@ -111,7 +111,7 @@ fn report(days: usize, foreign: &str) -> Report {
                 key_id: Some(text()),
             }),
         }],
-        newest: Some(Timestamp::UNIX_EPOCH),
+        newest: Some("1970-01-01T00:00:00.123456789Z".parse().unwrap()),
     };
     let given = Given {
         location: text(),
@@ -210,6 +210,25 @@ fn every_day_has_a_text_and_the_gaps_have_their_reasons() {
         section.summary(),
         "53 of 60 days covered (matched 51, proved empty 1, more than reported 1); accepted gap 2, damaged 1, \
          expired 2, missing 2"
+    );
+}
+
+#[test]
+fn times_have_no_fraction_of_a_second() {
+    let report = report(60, "plain");
+    for shown in [
+        html::render(std::slice::from_ref(&report)),
+        text::render(&report, false),
+    ] {
+        assert!(
+            shown.contains("1970-01-01T00:00:00Z") && !shown.contains(".1234"),
+            "{shown}"
+        );
+    }
+    // For programs, the time as the archive has it.
+    assert_eq!(
+        json::render(&report)["roots"][0]["newestRecordAt"],
+        "1970-01-01T00:00:00.123456789Z"
     );
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::month::{DETAILED_MONTHS_MAX, Month, WEEKDAYS, months, name};
-use super::{RANGES_MAX, ROWS_MAX, Report, Section, TEXT_MAX_CHARS, describe_day};
+use super::{RANGES_MAX, ROWS_MAX, Report, Section, TEXT_MAX_CHARS, describe_day, to_second};
 use crate::api::{escape, human, sanitize_to};
 use crate::archive::calendar::{Calendar, CalendarDay, DayMark};
 use crate::archive::finding::Finding;
@@ -108,7 +108,7 @@ fn write_section(text: &mut String, report: &Report, section: &Section, color: b
         ),
     );
     if let Some(newest) = root.newest {
-        write_entry(text, "newest record", &newest.to_string());
+        write_entry(text, "newest record", &to_second(newest).to_string());
     }
     for (label, value) in report.evidence(section) {
         write_entry(text, label, &value);
