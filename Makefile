@@ -21,16 +21,17 @@ NEED_HELM := operator::chart:: operator::manifests::every_install_method operato
 NEED_PROMETHEUS := operator::monitoring::each_alert_fires operator::monitoring::a_real_prometheus
 NEED_GITOPS := gitops::
 NEED_CONSUMERS := download::consumers::elasticsearch verify::duckdb::
+NEED_BROWSER := browser::
 NEED_RELEASE := release_files::
 NEED_DOCS := docs_site::every_link
-NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(NEED_RELEASE) $(NEED_DOCS)
+NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(NEED_BROWSER) $(NEED_RELEASE) $(NEED_DOCS)
 
 # Features of dependencies that the tests enable, so that the program and the tests share one build of them.
 TEST_FEATURES := --features tokio/test-util,rustix/fs
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release release-chart docs quickstart demo demo-down bed bed-charts bed-gitops bed-node bed-prometheus bed-release consumers \
-	prerequisites test test-all test-helm test-prometheus test-gitops test-consumers test-release test-docs \
+.PHONY: help build image release release-chart docs quickstart demo demo-down bed bed-charts bed-gitops bed-node bed-prometheus bed-release browser consumers \
+	prerequisites test test-all test-helm test-prometheus test-gitops test-consumers test-browser test-release test-docs \
 	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
 	chart-generated chart-check lint format generated check-generated deny advisories ci clean
 
@@ -98,6 +99,9 @@ consumers: ## Fetch Elasticsearch (Maven) and DuckDB (pip) for the consumer test
 	tests/bed/elasticsearch
 	tests/bed/duckdb
 
+browser: ## Install Chromium (Debian) for the test of reports; says if it is unavailable
+	tests/bed/chromium
+
 bench: build bed ## Measure the byte path against other tools (15 min on an idle machine; BENCH=--quick: 3 min) into bench/RESULTS.md
 	sh bench/prepare
 	bench/bytes $(BENCH)
@@ -113,7 +117,7 @@ test: bed ## Run the tests that need only the test bed, and list the others
 	$(CARGO) test --locked -- $(addprefix --skip ,$(NEED_MORE))
 	@printf 'test: not run, because they need more tools (make test-all): %s\n' '$(NEED_MORE)'
 
-test-all: bed bed-charts bed-gitops bed-prometheus bed-release consumers docs ## Run all tests, those that need further tools too
+test-all: bed bed-charts bed-gitops bed-prometheus bed-release browser consumers docs ## Run all tests, those that need further tools too
 	$(CARGO) test --locked
 
 test-helm: bed bed-charts ## Run the tests that install the chart with Helm
@@ -127,6 +131,9 @@ test-gitops: bed bed-charts bed-gitops ## Run the tests that need Flux, Argo CD'
 
 test-consumers: bed consumers ## Run the tests that need Elasticsearch and DuckDB
 	$(CARGO) test --locked --test it -- $(NEED_CONSUMERS)
+
+test-browser: browser ## Open a report in Chromium; UPDATE_DOCS=1 renews docs/images/report.png
+	$(CARGO) test --locked --test it -- $(NEED_BROWSER)
 
 test-release: bed-release ## Check target/release-VERSION; without it, `make release DRY_RUN=1` makes it, in an hour
 	$(CARGO) test --locked --test it -- $(NEED_RELEASE)

@@ -13,6 +13,7 @@
 mod api;
 mod auditor;
 mod bed;
+mod browser;
 mod cli;
 mod crash_recovery;
 mod day_two;
