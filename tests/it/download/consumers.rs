@@ -63,9 +63,14 @@ async fn elasticsearch_indexes_each_event_once() {
     let export = "eventexport run --start 2018-06-25 --end 2018-06-27 --archive $ARCHIVE";
     run(&service, export, &target).await.expect_exit(0);
     let from_archive = documented("elasticsearch from an archive");
-    run(&service, &from_archive, &target).await.expect_exit(0);
-    let counted = run(&service, &documented("elasticsearch count"), &target).await;
-    assert_eq!(counted.expect_exit(0).out.trim(), "18000");
+    for index in ["audit", "archive"] {
+        let target = format!("{}/{index}", elasticsearch.url());
+        for _ in 0..2 {
+            run(&service, &from_archive, &target).await.expect_exit(0);
+            let counted = run(&service, &documented("elasticsearch count"), &target).await;
+            assert_eq!(counted.expect_exit(0).out.trim(), "18000", "{index}");
+        }
+    }
     let by_day = "curl -s -H 'Content-Type: application/json' $ES/_search?size=0 -d \
                   '{\"aggs\":{\"day\":{\"date_histogram\":{\"field\":\"payload.eventTime\",\"calendar_interval\":\"day\"}}}}'";
     let found: Value =

@@ -602,6 +602,20 @@ pub(crate) async fn archive_with_late_events() -> EngineFixture {
     fixture
 }
 
+/// As [`archive_with_late_events`], with the second day in hours.
+pub(crate) async fn archive_with_late_events_and_hours() -> EngineFixture {
+    let fixture = EngineFixture::start(settings(), june(1), june(4)).await;
+    // As an earlier run leaves it after the day timed out twice.
+    let split = "{\"schema\":\"eventexport.io/split/v1\",\"why\":\"test\",\"at\":\"2018-06-05T00:00:00Z\"}\n";
+    let journal = fixture.root().join("_journal");
+    std::fs::create_dir_all(&journal).unwrap();
+    std::fs::write(journal.join("2018-06-02.split.json"), split).unwrap();
+    assert!(fixture.run().await.complete);
+    fixture.simulator.grow_day(june(3), 7);
+    assert!(fixture.run().await.complete);
+    fixture
+}
+
 /// A day that grew after it was stored, in parts of a MiB, with signed receipts.
 async fn grown_day() -> EngineFixture {
     let mut settings = settings();

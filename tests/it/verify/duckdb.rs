@@ -7,7 +7,9 @@ use std::path::Path;
 use tokio::process::Command;
 
 use super::fixture::{ArchiveFixture, text};
-use crate::export::revisions::archive_with_late_events;
+use crate::export::revisions::{archive_with_late_events, archive_with_late_events_and_hours};
+use crate::testkit::command::{isolate, run_command};
+use crate::testkit::process::program;
 
 /// Query of the documentation.
 fn documented() -> String {
@@ -75,6 +77,64 @@ async fn duckdb_reads_late_events_once() {
         counted,
         days.map(|(day, events)| format!("2018-06-{day} {events}"))
     );
+}
+
+/// Returns a recipe of docs/consumers.md.
+fn recipe(mark: &str) -> String {
+    let page = include_str!("../../../docs/consumers.md");
+    let (_, rest) = page
+        .split_once(&format!("<!-- tested: {mark} -->\n```sql\n"))
+        .unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parquet_and_ocsf_have_as_many_events_as_cat_and_verify() {
+    let test = "parquet_and_ocsf_have_as_many_events_as_cat_and_verify";
+    let fixture = archive_with_late_events_and_hours().await;
+    let root = fixture.root();
+    let keys = fixture.files();
+    for key in [
+        "date=2018-06-02/events-h07.json.gz",
+        "date=2018-06-03/events-r1.json.gz",
+    ] {
+        assert!(keys.iter().any(|found| found.ends_with(key)), "{key}: {keys:?}");
+    }
+    let program = async |arguments: &[&str]| {
+        let mut command = Command::new(program());
+        isolate(&mut command, fixture.folder.path());
+        command.args(arguments).arg(&root);
+        run_command(command).await.expect_exit(0)
+    };
+    let lines = program(&["cat"]).await.out.lines().count();
+    let verified = program(&["verify", "-o", "json"]).await.json();
+    assert_eq!(lines, 4 * 240 + 7);
+    assert_eq!(
+        verified["archives"][0]["roots"][0]["totals"]["events"], lines,
+        "{verified}"
+    );
+
+    let view = program(&["ddl", "--for", "duckdb"]).await.out;
+    let folder = tempfile::tempdir().unwrap();
+    for mark in ["parquet", "ocsf"] {
+        let Some(counted) = run(test, folder.path(), &[&view, &recipe(mark)]).await else {
+            return;
+        };
+        assert_eq!(counted, [lines.to_string()], "{mark}");
+    }
+    // Each event once, and what the class requires.
+    let ids = "SELECT count(DISTINCT payload.id) FROM 'events.parquet'";
+    let typed = "SELECT count(DISTINCT metadata.uid) FROM 'ocsf.json' WHERE category_uid = 6 AND class_uid = 6003 AND \
+                 type_uid = 600300 + activity_id AND activity_name IS NOT NULL AND severity_id > 0 AND status_id > 0 AND \
+                 make_timestamp_ms(time)::DATE BETWEEN '2018-06-01' AND '2018-06-04' AND actor.user.uid IS NOT NULL AND \
+                 api.operation IS NOT NULL AND src_endpoint.ip IS NOT NULL AND metadata.product.vendor_name = 'IBM'";
+    for query in [ids, typed] {
+        let counted = run(test, folder.path(), &[query]).await;
+        assert_eq!(counted.unwrap(), [lines.to_string()], "{query}");
+    }
+    let created = "SELECT DISTINCT activity_id, activity_name FROM 'ocsf.json' WHERE api.operation = \
+                   'iam-am.policy.create'";
+    assert_eq!(run(test, folder.path(), &[created]).await.unwrap(), ["1 Create"]);
 }
 
 #[tokio::test]
