@@ -108,7 +108,7 @@ pub enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
-  eventexport run -f examples/quickstart.yaml --simulate --archive ./export
+  eventexport run --simulate --start 2018-06-01 --end 2018-06-30 --archive ./export
   eventexport plan -f audit.yaml
   eventexport context set prod --region us-south --space ID --api-key-file prod.key
   eventexport status --archive s3://audit/tracker

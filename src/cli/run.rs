@@ -53,7 +53,7 @@ pub struct RunArgs {
     /// Destination: a directory, or `s3://bucket/prefix`. With -f: instead of the bucket of the manifest, under the same keys
     #[arg(long, alias = "to", value_name = ARCHIVE_VALUE, value_parser = ArchiveLocation::parser())]
     pub archive: Option<ArchiveLocation>,
-    /// Use a bundled fake Activity Tracker instead of the source of the manifest
+    /// Use a bundled fake Activity Tracker instead of the service, which then needs no name, space or credentials
     #[arg(long, requires = "archive")]
     pub simulate: bool,
     /// Print the manifest that --start and the other flags stand for, with placeholders for secrets, and export nothing
@@ -111,7 +111,7 @@ pub struct RunArgs {
 const EXAMPLES: &str = "\
 Examples:
   Try it without a service, bucket or cluster:
-    eventexport run -f examples/quickstart.yaml --simulate --archive ./export
+    eventexport run --simulate --start 2018-06-01 --end 2018-06-30 --archive ./export
   Export a month without a manifest; prompts for the API key if no variable or context has it:
     eventexport run --region us-south --space ID --start 2018-06-01 --end 2018-06-30 --archive s3://audit/tracker
   Export to the bucket of the manifest, with the API key from the environment:
@@ -143,7 +143,7 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         return write_stdout(&text).map(|()| Exit::Done);
     }
     let credentials = if args.simulate {
-        SourceCredentials::Unused
+        SourceCredentials::Simulated
     } else {
         SourceCredentials::Required
     };

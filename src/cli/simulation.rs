@@ -16,6 +16,12 @@ use crate::simulator::{DEFAULT_API_KEY, Ledger, Settings, Simulator};
 /// from another source is not coverage. `.invalid` never resolves (RFC 2606), so no real service is meant.
 pub const SIMULATED_SOURCE: &str = "http://simulator.invalid";
 
+/// Service of an export of the simulator without a manifest, which a spec may name. It gets no request.
+pub const SIMULATED_ENDPOINT: &str = "https://simulator.invalid";
+
+/// Space of an export of the simulator, if none is given.
+pub const SIMULATED_SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
+
 /// Days of simulated time after the last requested day, so that it is over, settled, and the listing extends past it.
 const DAYS_AFTER: i32 = 35;
 

@@ -52,6 +52,8 @@ pub enum SourceCredentials {
     Required,
     /// The service is not asked.
     Unused,
+    /// The simulator takes the place of the service, so that none has to be named.
+    Simulated,
 }
 
 /// Exports of a command.
@@ -79,7 +81,11 @@ impl ExportArgs {
             });
         };
         self.with_layers(|layers| {
-            let export = FlagExport::resolve(self, start, archive, s3, layers)?;
+            let mut args = self.clone();
+            if credentials == SourceCredentials::Simulated {
+                args.source = args.source.simulated(layers)?;
+            }
+            let export = FlagExport::resolve(&args, start, archive, s3, layers)?;
             export.into_exports(layers, credentials)
         })
     }

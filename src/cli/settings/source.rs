@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::super::documents;
 use super::super::exit::CliError;
+use super::super::simulation::{SIMULATED_ENDPOINT, SIMULATED_SPACE};
 use super::context::SelectedContext;
 use super::environment::{EnvLookup, env_value};
 use super::layers::{self, Layer, Layers, Resolved, name_of};
@@ -123,6 +124,24 @@ impl SourceArgs {
             context,
             username,
             setting_names: source.names,
+        })
+    }
+}
+
+impl SourceArgs {
+    /// Returns the flags of the same source with the simulator as the service. A space has to be given by none of the layers.
+    pub(super) fn simulated(self, layers: &Layers<'_>) -> Result<Self, CliError> {
+        let space = layers.text(&layers::SPACE, self.space.as_ref(), |context| {
+            context.config.space.as_ref()
+        })?;
+        let space = space.map_or_else(|| SIMULATED_SPACE.to_owned(), |space| space.value);
+        Ok(Self {
+            space: Some(space),
+            region: None,
+            endpoint: Some(SIMULATED_ENDPOINT.to_owned()),
+            uaa_endpoint: None,
+            ca_file: None,
+            ..self
         })
     }
 }

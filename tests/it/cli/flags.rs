@@ -76,6 +76,26 @@ async fn flags_export_the_same_as_the_manifest_that_they_print() {
 }
 
 #[tokio::test]
+async fn the_simulator_needs_no_service_space_or_key() {
+    let fixture = CliFixture::start(&[]).await;
+    let archive = fixture.path("archive");
+    let archive = archive.to_str().unwrap();
+    let run = [&["run", "--simulate"][..], &DAYS, &["--archive", archive]].concat();
+    let stored = wait_output(fixture.command(&run)).await.expect_exit(0);
+    let text = [stored.out, stored.err].concat();
+    assert!(text.contains("3 of 3 days stored and proved"), "{text}");
+    let verify = fixture.command(&["verify", archive]);
+    wait_output(verify).await.expect_exit(0);
+    // The space of an environment counts as without the simulator.
+    let mut other = fixture.command(&run);
+    other
+        .env("EVENTEXPORT_SPACE", "c2")
+        .env("EVENTEXPORT_REGION", "us-south");
+    wait_output(other).await.expect_exit(0);
+    assert!(fixture.path("archive").join("space=c2").is_dir());
+}
+
+#[tokio::test]
 async fn errors_of_a_run_without_a_manifest_name_its_flags() {
     let fixture = CliFixture::start(&[]).await;
     let archive = fixture.path("archive");
