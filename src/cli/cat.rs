@@ -26,7 +26,7 @@ use crate::archive::verify::archive::VerifyOptions;
 use crate::archive::verify::attestation::Unsigned;
 use crate::archive::verify::object::{DataReceiver, ObjectReader};
 use crate::archive::verify::observation::{DigestIndex, ObjectObservation, evaluate};
-use crate::archive::verify::recheck::{Recheck, read_archive};
+use crate::archive::verify::recheck::read_archive;
 use crate::archive::verify::selection::{SelectedObject, Selection, select};
 use crate::pipeline::event_lines::EventLines;
 
@@ -127,21 +127,12 @@ async fn select_archive(
     roots: &mut BTreeSet<(String, String)>,
 ) -> Result<SelectedArchive, CliError> {
     let options = VerifyOptions {
-        store: Arc::clone(&archive.store),
-        prefix: archive.prefix.clone(),
         expectation: archive.expectation(),
         hour: archive.export.as_ref().and_then(|export| export.hour),
-        quick: false,
-        keys: Vec::new(),
         unsigned: Unsigned::Allowed,
-        heads: Vec::new(),
-        versions: false,
         since: args.start,
         until: args.end,
-        partial: false,
-        bytes_per_second: None,
-        recheck: Recheck::default(),
-        memory: None,
+        ..VerifyOptions::new(Arc::clone(&archive.store), &archive.prefix)
     };
     let reading = read_archive(&options).await.map_err(|error| {
         CliError::Unchecked(anyhow::anyhow!(

@@ -15,7 +15,6 @@ use crate::archive::manifest::Head;
 use crate::archive::manifest::signature::PublicKey;
 use crate::archive::verify::archive::VerifyOptions;
 use crate::archive::verify::attestation::Unsigned;
-use crate::archive::verify::recheck::Recheck;
 
 /// Evidence as typed.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -88,21 +87,14 @@ impl Evidence {
     pub fn options(&self, location: &OpenArchive) -> VerifyOptions {
         let (since, until) = self.days;
         VerifyOptions {
-            store: Arc::clone(&location.store),
-            prefix: location.prefix.clone(),
             expectation: location.expectation(),
             hour: location.export.as_ref().and_then(|export| export.hour),
-            quick: false,
             keys: self.keys.clone(),
             unsigned: self.unsigned,
             heads: self.heads.clone(),
-            versions: false,
             since,
             until,
-            partial: false,
-            bytes_per_second: None,
-            recheck: Recheck::default(),
-            memory: None,
+            ..VerifyOptions::new(Arc::clone(&location.store), &location.prefix)
         }
     }
 }

@@ -328,39 +328,19 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use jiff::SignedDuration;
     use jiff::civil::date;
 
     use super::*;
-    use crate::api::{Scope, SettingNames};
-    use crate::archive::layout::ArchiveRoot;
-    use crate::export::shard::Shard;
+
     use crate::export::snapshot::SessionFacts;
-    use crate::export::spec::{RecheckPolicy, RetryPolicy};
+    use crate::export::spec::RetryPolicy;
 
     pub(crate) fn export(days: i8) -> ExportSpec {
         ExportSpec {
-            name: "audit".to_owned(),
-            space: "s".to_owned(),
-            scope: Scope::Space,
-            start: date(2018, 6, 1),
             end: Some(date(2018, 6, days)),
-            hour: None,
-            source: "http://simulator.invalid".to_owned(),
-            root: ArchiveRoot::new("", "s", "space"),
-            shard: Shard::SINGLE,
-            parallelism: 4,
-            settle_after: SignedDuration::from_hours(6),
-            accepted_gaps: Vec::new(),
-            abandoned_head: None,
-            unsigned_receipts_before: None,
-            recheck: RecheckPolicy::WhileListed,
-            report: false,
-            holder: "h".to_owned(),
-            holder_epoch: None,
             single_writer: true,
             retry_policy: RetryPolicy::MaxAttempts(5),
-            setting_names: SettingNames::default(),
+            ..ExportSpec::new("audit", "s", "http://simulator.invalid", "", date(2018, 6, 1))
         }
     }
 

@@ -25,7 +25,6 @@ use crate::archive::records::SOFTWARE;
 use crate::archive::report::{Given, Report, html};
 use crate::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
 use crate::archive::verify::attestation::Unsigned;
-use crate::archive::verify::recheck::Recheck;
 use crate::storage::{ObjectClass, ObjectInfo, PutMode, PutOptions, Segments};
 
 /// Minimum time between two reports while the archive changes: 1 h.
@@ -217,8 +216,6 @@ async fn replace_report(ctx: &RunContext, key: &str, archive: Sha256Digest) -> R
         return Ok(false);
     }
     let options = VerifyOptions {
-        store: Arc::clone(&ctx.peers.store),
-        prefix: export.root.as_str().to_owned(),
         expectation: Some(export.expectation((ctx.shared.now)())),
         hour: export.hour,
         quick: true,
@@ -228,14 +225,8 @@ async fn replace_report(ctx: &RunContext, key: &str, archive: Sha256Digest) -> R
         } else {
             Unsigned::Refused
         },
-        heads: Vec::new(),
-        versions: false,
-        since: None,
-        until: None,
-        partial: false,
-        bytes_per_second: None,
-        recheck: Recheck::default(),
         memory: Some(Arc::new(ctx.journal_share())),
+        ..VerifyOptions::new(Arc::clone(&ctx.peers.store), export.root.as_str())
     };
     let verified = verify(&options, &Arc::new(VerifyProgress::default())).await;
     let verified = verified.map_err(|error| Failure::from(&error))?;

@@ -122,6 +122,34 @@ pub struct ExportSpec {
 }
 
 impl ExportSpec {
+    /// Returns a continuous export of the events of a space, with the defaults of the resource, without a limit of retries.
+    /// `prefix`: of the archive in the store; the holder has the name of the export.
+    pub fn new(name: &str, space: &str, source: &str, prefix: &str, start: Date) -> Self {
+        Self {
+            name: name.to_owned(),
+            space: space.to_owned(),
+            scope: Scope::Space,
+            start,
+            end: None,
+            hour: None,
+            source: source.to_owned(),
+            root: ArchiveRoot::new(prefix, space, Scope::Space.as_str()),
+            shard: Shard::SINGLE,
+            parallelism: 4,
+            settle_after: SignedDuration::from_hours(6),
+            accepted_gaps: Vec::new(),
+            abandoned_head: None,
+            unsigned_receipts_before: None,
+            recheck: RecheckPolicy::WhileListed,
+            report: false,
+            holder: name.to_owned(),
+            holder_epoch: None,
+            single_writer: false,
+            retry_policy: RetryPolicy::Forever,
+            setting_names: SettingNames::default(),
+        }
+    }
+
     /// Returns the export among those that share the resources of the process. Files of the command line that name no
     /// namespace are of one.
     pub fn tenant(&self) -> Tenant {

@@ -232,6 +232,28 @@ async fn list_keys(options: &VerifyOptions) -> Result<ArchiveListing, StoreError
 }
 
 impl VerifyOptions {
+    /// Returns the options of a complete verification of the archives below a prefix by what their manifests state, without
+    /// keys: every object is read.
+    pub fn new(store: Arc<dyn Store>, prefix: &str) -> Self {
+        Self {
+            store,
+            prefix: prefix.to_owned(),
+            expectation: None,
+            hour: None,
+            quick: false,
+            keys: Vec::new(),
+            unsigned: Unsigned::Refused,
+            heads: Vec::new(),
+            versions: false,
+            since: None,
+            until: None,
+            partial: false,
+            bytes_per_second: None,
+            recheck: Recheck::default(),
+            memory: None,
+        }
+    }
+
     /// Returns the expected source, if one is given. Receipts of other sources cover nothing then.
     pub fn source(&self) -> Option<&str> {
         self.expectation.as_ref()?.source.as_deref()

@@ -4,14 +4,11 @@ use jiff::SignedDuration;
 use jiff::civil::date;
 
 use super::*;
-use crate::api::{Scope, SettingNames, VerificationStatus};
-use crate::archive::layout::ArchiveRoot;
+use crate::api::VerificationStatus;
 use crate::archive::window::{HourSet, Window};
 use crate::controller::verification::VerifiedCondition;
 use crate::export::failure::{Problem, RetryClass};
-use crate::export::shard::Shard;
 use crate::export::snapshot::SessionFacts;
-use crate::export::spec::{RecheckPolicy, RetryPolicy};
 
 const DAY: Window = Window::day(date(2018, 6, 28));
 
@@ -26,27 +23,16 @@ fn subject() -> StatusContext {
 
 fn export() -> ExportSpec {
     ExportSpec {
-        name: "audit/june".to_owned(),
-        space: "space".to_owned(),
-        scope: Scope::Space,
-        start: date(2018, 6, 1),
         end: Some(date(2018, 6, 30)),
-        hour: None,
-        source: "https://tracker.example".to_owned(),
-        root: ArchiveRoot::new("tracker", "space", "space"),
-        shard: Shard::SINGLE,
-        parallelism: 4,
-        settle_after: SignedDuration::from_hours(6),
-        accepted_gaps: Vec::new(),
-        abandoned_head: None,
-        unsigned_receipts_before: None,
-        recheck: RecheckPolicy::WhileListed,
-        report: false,
         holder: "cluster/uid".to_owned(),
-        holder_epoch: None,
         single_writer: true,
-        retry_policy: RetryPolicy::Forever,
-        setting_names: SettingNames::default(),
+        ..ExportSpec::new(
+            "audit/june",
+            "space",
+            "https://tracker.example",
+            "tracker",
+            date(2018, 6, 1),
+        )
     }
 }
 

@@ -34,7 +34,6 @@ use super::secrets;
 use crate::api::{CheckedVerification, ConditionType, EventExport, Setting, SettingNames, find_condition};
 use crate::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
 use crate::archive::verify::attestation::Unsigned;
-use crate::archive::verify::recheck::Recheck;
 use crate::storage::ObjectSummary;
 use pass::PassRange;
 use pick::{Candidate, Turns};
@@ -315,22 +314,16 @@ async fn read_slice(
         wanted.bytes_per_second.get().saturating_mul(SLICE_SECONDS),
     );
     let options = VerifyOptions {
-        prefix: export.root.as_str().to_owned(),
         expectation: Some(export.expectation((context.now)())),
         hour: export.hour,
-        quick: false,
         keys,
         // The export demands signatures as its spec says; here only existing ones must be valid.
         unsigned: Unsigned::Allowed,
-        heads: Vec::new(),
-        versions: false,
         since: Some(slice.since),
         until: Some(slice.until),
         partial: true,
         bytes_per_second: Some(wanted.bytes_per_second),
-        recheck: Recheck::default(),
-        memory: None,
-        store,
+        ..VerifyOptions::new(store, export.root.as_str())
     };
     let progress = Arc::new(VerifyProgress::default());
     let report = verify(&options, &progress).await.map_err(unreadable)?;

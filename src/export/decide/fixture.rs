@@ -10,9 +10,9 @@ use proptest::sample::Index;
 use ulid::Ulid;
 
 use super::{RunDecision, RunObservation, decide};
-use crate::api::{Reason, Scope, SettingNames};
+use crate::api::Reason;
 use crate::archive::counts::Verdict;
-use crate::archive::layout::{ArchiveRoot, AttemptId};
+use crate::archive::layout::AttemptId;
 use crate::archive::listing::{AttemptFacts, ExpiredFacts, Journal};
 use crate::archive::manifest::document::GapEntry;
 use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
@@ -21,7 +21,7 @@ use crate::archive::window::Window;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::retry_state::{RetryEntry, RetryState};
 use crate::export::shard::Shard;
-use crate::export::spec::{ExportSpec, RecheckPolicy, RetryPolicy};
+use crate::export::spec::{ExportSpec, RetryPolicy};
 
 pub(super) const FIRST: Date = date(2018, 6, 2);
 pub(super) const SOURCE: &str = "https://a";
@@ -173,19 +173,11 @@ pub(super) fn specs() -> impl Strategy<Value = ExportSpec> {
             |(days, ends, hour, retry_policy, gaps, parallelism, settle, (index, of))| {
                 let day = |n: i64| FIRST.checked_add(n.days()).unwrap();
                 ExportSpec {
-                    name: "x".to_owned(),
-                    space: "s".to_owned(),
-                    scope: Scope::Space,
-                    start: FIRST,
                     end: ends.then(|| day(days)),
                     hour,
-                    source: SOURCE.to_owned(),
-                    root: ArchiveRoot::new("p", "s", "space"),
                     shard: Shard::new(index, of).unwrap(),
                     parallelism,
                     settle_after: SignedDuration::from_hours(settle),
-                    abandoned_head: None,
-                    unsigned_receipts_before: None,
                     accepted_gaps: gaps
                         .into_iter()
                         .map(|(from, more)| GapEntry {
@@ -194,13 +186,9 @@ pub(super) fn specs() -> impl Strategy<Value = ExportSpec> {
                             reason: "x".to_owned(),
                         })
                         .collect(),
-                    recheck: RecheckPolicy::WhileListed,
-                    report: false,
                     holder: "self".to_owned(),
-                    holder_epoch: None,
-                    single_writer: false,
                     retry_policy,
-                    setting_names: SettingNames::default(),
+                    ..ExportSpec::new("x", "s", SOURCE, "p", FIRST)
                 }
             },
         )

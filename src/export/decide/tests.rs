@@ -4,36 +4,16 @@ use super::fixture::{DecisionFixture, FIRST, FixtureEntry, at};
 use super::*;
 use jiff::civil::date;
 
-use crate::api::{Scope, SettingNames};
-use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
-use crate::export::shard::Shard;
-use crate::export::spec::RecheckPolicy;
 
 /// Fixture with a day exported by the hour, long past: all but the last `open` hours are stored.
 fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
     let export = ExportSpec {
-        name: "x".to_owned(),
-        space: "s".to_owned(),
-        scope: Scope::Space,
-        start: FIRST,
         end: Some(FIRST),
-        hour: None,
-        source: super::fixture::SOURCE.to_owned(),
-        root: ArchiveRoot::new("p", "s", "space"),
-        shard: Shard::SINGLE,
         parallelism,
         settle_after: SignedDuration::ZERO,
-        accepted_gaps: Vec::new(),
-        abandoned_head: None,
-        unsigned_receipts_before: None,
-        recheck: RecheckPolicy::WhileListed,
-        report: false,
         holder: "self".to_owned(),
-        holder_epoch: None,
-        single_writer: false,
-        retry_policy: RetryPolicy::Forever,
-        setting_names: SettingNames::default(),
+        ..ExportSpec::new("x", "s", super::fixture::SOURCE, "p", FIRST)
     };
     let mut fixture = DecisionFixture {
         export,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::SignedDuration;
 use jiff::Timestamp;
 use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
@@ -11,7 +10,6 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::statement::{ChainPlace, build_statement};
-use crate::api::{Scope, SettingNames};
 use crate::archive::counts::Verdict;
 use crate::archive::coverage::{self, Expectation};
 use crate::archive::finding::Finding;
@@ -25,8 +23,7 @@ use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
 use crate::archive::records::{RangeRecord, encode};
 use crate::archive::window::{HourSet, Window};
-use crate::export::shard::Shard;
-use crate::export::spec::{ExportSpec, RecheckPolicy, RetryPolicy};
+use crate::export::spec::ExportSpec;
 use crate::pipeline::prover::hex;
 
 const SOURCE: &str = "https://a";
@@ -34,27 +31,9 @@ const SOURCE: &str = "https://a";
 /// Returns an export of June 2018 up to and including a day.
 pub(in crate::export) fn export(last: i8) -> ExportSpec {
     ExportSpec {
-        name: "x".to_owned(),
-        space: "s".to_owned(),
-        scope: Scope::Space,
-        start: date(2018, 6, 1),
         end: Some(date(2018, 6, last)),
-        hour: None,
-        source: SOURCE.to_owned(),
-        root: ArchiveRoot::new("p", "s", "space"),
-        shard: Shard::SINGLE,
         parallelism: 1,
-        settle_after: SignedDuration::from_hours(6),
-        accepted_gaps: Vec::new(),
-        abandoned_head: None,
-        unsigned_receipts_before: None,
-        recheck: RecheckPolicy::WhileListed,
-        report: false,
-        holder: "we".to_owned(),
-        holder_epoch: None,
-        single_writer: false,
-        retry_policy: RetryPolicy::Forever,
-        setting_names: SettingNames::default(),
+        ..ExportSpec::new("x", "s", SOURCE, "p", date(2018, 6, 1))
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Instant;
 use eventexport::archive::checkpoint::{Checkpoint, parse_checkpoint};
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
-use eventexport::archive::verify::attestation::Unsigned;
 use eventexport::archive::verify::recheck::Recheck;
 use eventexport::export::snapshot::Snapshot;
 use jiff::Timestamp;
@@ -55,24 +54,12 @@ fn checkpoint(fixture: &EngineFixture, key: &str, day: Date) -> Checkpoint {
 /// Verifies the archive with the public key. Returns the errors.
 async fn errors(fixture: &EngineFixture) -> Vec<(FindingKind, String)> {
     let options = VerifyOptions {
-        store: fixture.store(),
-        prefix: fixture.export.root.as_str().to_owned(),
-        expectation: None,
-        hour: None,
-        quick: false,
         keys: fixture.signing.available().unwrap().trusted().to_vec(),
-        unsigned: Unsigned::default(),
-        heads: Vec::new(),
-        versions: false,
-        since: None,
-        until: None,
-        partial: false,
-        bytes_per_second: None,
-        memory: None,
         recheck: Recheck {
             listings: 0,
             ..Recheck::default()
         },
+        ..VerifyOptions::new(fixture.store(), fixture.export.root.as_str())
     };
     let report = verify(&options, &Arc::new(VerifyProgress::default()))
         .await

@@ -11,7 +11,6 @@ use eventexport::archive::counts::Verdict;
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::records::{LateRecord, Receipt, decode};
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
-use eventexport::archive::verify::attestation::Unsigned;
 use eventexport::archive::verify::recheck::Recheck;
 use eventexport::archive::verify::report::VerifyReport;
 use eventexport::export::snapshot::Snapshot;
@@ -122,24 +121,11 @@ fn other_events() -> Settings {
 /// Verifies the archive of the export.
 async fn verified(fixture: &EngineFixture) -> VerifyReport {
     let options = VerifyOptions {
-        store: fixture.store(),
-        prefix: fixture.export.root.as_str().to_owned(),
-        expectation: None,
-        hour: None,
-        quick: false,
-        keys: Vec::new(),
-        unsigned: Unsigned::default(),
-        heads: Vec::new(),
-        versions: false,
-        since: None,
-        until: None,
-        partial: false,
-        bytes_per_second: None,
         recheck: Recheck {
             pause: Duration::from_millis(50),
             ..Recheck::default()
         },
-        memory: None,
+        ..VerifyOptions::new(fixture.store(), fixture.export.root.as_str())
     };
     verify(&options, &Arc::new(VerifyProgress::default()))
         .await

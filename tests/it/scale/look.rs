@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::testkit::engine::export_spec;
 use crate::testkit::manifest::Manifest;
 use axum::Router;
 use axum::body::Bytes;
@@ -19,7 +18,7 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use eventexport::archive::counts::Verdict;
-use eventexport::archive::layout::{ArchiveRoot, Key};
+use eventexport::archive::layout::Key;
 use eventexport::archive::listing::Journal;
 use eventexport::archive::manifest::document::FileDigest;
 use eventexport::archive::receipt::{ReceiptFacts, Sha256Digest};
@@ -27,7 +26,7 @@ use eventexport::archive::records::{self, ArchiveRecord as _, ObjectRecord, Rang
 use eventexport::archive::window::Window;
 use eventexport::export::manifest::periods::periods;
 use eventexport::export::manifest::statement::{ChainPlace, build_statement};
-use eventexport::export::spec::{ExportSpec, RetryPolicy};
+use eventexport::export::spec::ExportSpec;
 use jiff::civil::{Date, date};
 use jiff::{Timestamp, ToSpan as _};
 use tokio::process::Command;
@@ -150,14 +149,9 @@ impl Archive {
 
     fn export(&self) -> ExportSpec {
         ExportSpec {
-            name: "audit".to_owned(),
-            space: SPACE.to_owned(),
+            end: (!self.continuous).then(|| self.last()),
             hour: (self.windows == Windows::OneHour).then_some(HOUR),
-            source: SOURCE.to_owned(),
-            root: ArchiveRoot::new("t", SPACE, "space"),
-            holder: "one".to_owned(),
-            retry_policy: RetryPolicy::Forever,
-            ..export_spec(FIRST, (!self.continuous).then(|| self.last()))
+            ..ExportSpec::new("audit", SPACE, SOURCE, "t", FIRST)
         }
     }
 

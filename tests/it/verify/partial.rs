@@ -25,25 +25,19 @@ fn archive() -> PathBuf {
 
 fn options(folder: &Path, days: Option<(Date, Date)>) -> VerifyOptions {
     let key = std::fs::read(archive().join("public-key.pem")).unwrap();
+    let store = Arc::new(DirectoryStore::open_read_only(folder).unwrap());
     VerifyOptions {
-        store: Arc::new(DirectoryStore::open_read_only(folder).unwrap()),
-        prefix: ROOT.to_owned(),
         expectation: days.map(|_| Expectation::default()),
-        hour: None,
-        quick: false,
         keys: vec![PublicKey::from_pem(&key).unwrap()],
         unsigned: Unsigned::Allowed,
-        heads: Vec::new(),
-        versions: false,
         since: days.map(|(since, _)| since),
         until: days.map(|(_, until)| until),
         partial: days.is_some(),
-        bytes_per_second: None,
-        memory: None,
         recheck: Recheck {
             listings: 0,
             ..Recheck::default()
         },
+        ..VerifyOptions::new(store, ROOT)
     }
 }
 

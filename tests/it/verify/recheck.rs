@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
-use eventexport::archive::verify::attestation::Unsigned;
 use eventexport::archive::verify::recheck::Recheck;
 use eventexport::storage::{DirectoryStore, Store};
 use jiff::civil::date;
@@ -21,24 +20,11 @@ const RECEIPT: &str = "scope=space/_journal/2018-06-05.receipt.json";
 
 fn options(store: Arc<dyn Store>) -> VerifyOptions {
     VerifyOptions {
-        store,
-        prefix: String::new(),
-        expectation: None,
-        hour: None,
-        quick: false,
-        keys: Vec::new(),
-        unsigned: Unsigned::default(),
-        heads: Vec::new(),
-        versions: false,
-        since: None,
-        partial: false,
-        bytes_per_second: None,
-        memory: None,
-        until: None,
         recheck: Recheck {
             pause: Duration::from_millis(200),
             ..Recheck::default()
         },
+        ..VerifyOptions::new(store, "")
     }
 }
 
