@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::process::Command;
@@ -14,6 +14,9 @@ use crate::bed::{Cluster, Node, program};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo");
 
+/// Maximum time of one command; the demo itself waits at most three minutes for each step.
+const COMMAND_LIMIT: Duration = Duration::from_mins(12);
+
 /// Context in the kubeconfig of the cluster.
 const CONTEXT: &str = "bed";
 
@@ -21,7 +24,8 @@ const CONTEXT: &str = "bed";
 async fn sh(cluster: &Cluster, transcript: &Transcript, command: &str) -> Result<String> {
     let bin = program("kubectl")?.parent().context("no folder")?.to_owned();
     let began = Instant::now();
-    let output = Command::new("sh")
+    let mut shell = Command::new("sh");
+    let running = shell
         .args(["-c", command])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH")?))
@@ -32,8 +36,10 @@ async fn sh(cluster: &Cluster, transcript: &Transcript, command: &str) -> Result
         .env("DEMO_IMAGE", format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION")))
         .stdin(Stdio::null())
         .kill_on_drop(true)
-        .output()
-        .await?;
+        .output();
+    let output = tokio::time::timeout(COMMAND_LIMIT, running)
+        .await
+        .with_context(|| format!("not within {COMMAND_LIMIT:?}: {command}"))??;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr);
     transcript.show(command, &format!("{stdout}{stderr}"));
