@@ -65,6 +65,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn a_report_delays_nothing(fixture in fixtures()) {
+        let mut reporting = fixture.clone();
+        reporting.export.report = true;
+        let (with, without) = (reporting.decide(), fixture.decide());
+        prop_assert_eq!((with.start, with.split), (without.start, without.split));
+        prop_assert_eq!((with.recover, with.adopt), (without.recover, without.adopt));
+        prop_assert_eq!((with.seal, with.sealing), (without.seal, without.sealing));
+        prop_assert_eq!((with.finished, with.complete), (without.finished, without.complete));
+        prop_assert_eq!(with.problems, without.problems);
+        prop_assert_eq!(with.coverage, without.coverage);
+    }
+
+    #[test]
     fn no_window_starts_twice_or_outside_the_wanted_range(fixture in fixtures()) {
         let decision = fixture.decide();
         let DecisionFixture { export, journal, active, in_progress, .. } = &fixture;

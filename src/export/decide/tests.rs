@@ -160,3 +160,76 @@ fn a_failed_comparison_keeps_a_run_waiting_only_if_something_is_stored() {
         assert_eq!(decision.idle, idle, "{open} open hours: {decision:?}");
     }
 }
+
+/// A completely stored day with its manifest, whose report is not written yet.
+fn reported_day(retry_policy: RetryPolicy) -> DecisionFixture {
+    let mut fixture = split_day(0, 4);
+    fixture.export.report = true;
+    fixture.export.retry_policy = retry_policy;
+    fixture.retry_state.report.since = at(100);
+    while let Some(SealStep::Seal(period)) = fixture.decide().seal {
+        assert_eq!(fixture.decide().report, None, "after the manifest");
+        fixture.retry_state.record_seal(period);
+    }
+    fixture
+}
+
+fn record_report(fixture: &mut DecisionFixture) {
+    let archive = fixture.decide().report.expect("it is due");
+    fixture.retry_state.report.record(archive, true, fixture.now);
+    fixture.journal.has_report = true;
+}
+
+#[test]
+fn a_report_follows_a_change_and_waits_for_an_hour_or_the_end() {
+    let forever = RetryPolicy::Forever;
+    let mut fixture = reported_day(forever);
+    let decision = fixture.decide();
+    assert!(decision.complete && !decision.idle, "{decision:?}");
+    record_report(&mut fixture);
+    let decision = fixture.decide();
+    assert!(decision.report.is_none() && decision.idle, "{decision:?}");
+    // Deleted by hand.
+    fixture.journal.has_report = false;
+    let decision = fixture.decide();
+    assert_eq!((decision.report, decision.idle), (None, false));
+    assert_eq!(decision.wake, Some(at(101)));
+    fixture.now = at(101);
+    assert!(fixture.decide().report.is_some());
+    fixture.now = at(100);
+    fixture.retry_state.retry_all(at(100));
+    while let Some(SealStep::Seal(period)) = fixture.decide().seal {
+        fixture.retry_state.record_seal(period);
+    }
+    assert!(fixture.decide().report.is_some(), "a person asks");
+
+    // A run that ends writes its last report before.
+    let mut fixture = reported_day(RetryPolicy::MaxAttempts(3));
+    record_report(&mut fixture);
+    fixture.journal.has_report = false;
+    assert!(fixture.decide().report.is_some());
+
+    // While windows are stored, only after an hour.
+    let mut fixture = reported_day(forever);
+    fixture.active.insert(Window::day(date(2019, 3, 1)));
+    assert_eq!(fixture.decide().report, None);
+    fixture.now = at(101);
+    assert!(fixture.decide().report.is_some());
+}
+
+#[test]
+fn a_failed_report_is_shown_and_keeps_only_the_operator_trying() {
+    for (retry_policy, idle) in [(RetryPolicy::Forever, false), (RetryPolicy::MaxAttempts(3), true)] {
+        let mut fixture = reported_day(retry_policy);
+        let failure = Failure::manual(Reason::ReportNotWritten, "denied");
+        fixture.retry_state.record_report_failure(failure, at(100), 1.0);
+        let decision = fixture.decide();
+        assert!(decision.complete && decision.report.is_none(), "{decision:?}");
+        assert_eq!(decision.idle, idle);
+        let problem = decision.problems.first().unwrap();
+        assert_eq!(problem.reason, Reason::ReportNotWritten);
+        assert!(matches!(problem.class, RetryClass::Wait(Some(_))), "{problem:?}");
+        fixture.now = at(101);
+        assert!(fixture.decide().report.is_some());
+    }
+}
