@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use eventexport::archive::coverage::Expectation;
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::manifest::signature::PublicKey;
+use eventexport::archive::memory::JournalMemory;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
 use eventexport::archive::verify::attestation::Unsigned;
 use eventexport::archive::verify::recheck::Recheck;
 use eventexport::archive::verify::report::VerifyReport;
-use eventexport::storage::DirectoryStore;
+use eventexport::storage::{DirectoryStore, StoreError};
 use jiff::civil::{Date, date};
 
 const ROOT: &str = "tracker/space=c1/scope=space/";
@@ -119,6 +120,21 @@ async fn damage_is_found_in_its_own_part() {
             (FindingKind::StrayFile, key(stray)),
             (FindingKind::ObjectSize, key(&events("2018-06-05"))),
         ]
+    );
+}
+
+#[tokio::test]
+async fn an_archive_that_needs_more_memory_than_its_share_is_refused() {
+    let mut options = options(&archive(), None);
+    options.quick = true;
+    options.memory = Some(Arc::new(JournalMemory::default().alone()));
+    assert_eq!(errors(&report(&options).await), []);
+    // A journal has 64 KiB of its own, and nothing is left beyond.
+    options.memory = Some(Arc::new(JournalMemory::new(1).alone()));
+    let refused = verify(&options, &Arc::new(VerifyProgress::default())).await;
+    assert!(
+        matches!(refused, Err(StoreError::ArchiveTooLarge { .. })),
+        "{refused:?}"
     );
 }
 
