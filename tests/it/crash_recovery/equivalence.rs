@@ -52,7 +52,7 @@ pub(crate) fn normalized(key: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
             object.map(|fields| fields.remove("versionId"));
         }
         Ok(serde_json::to_vec_pretty(&receipt)?)
-    } else if key.ends_with(".sig") {
+    } else if key.ends_with(".json.sig") {
         ensure!(bytes.len() == 64, "{key} has {} bytes", bytes.len());
         Ok(b"signature".to_vec())
     } else if key.contains("/_manifests/") || key.contains("/_checkpoints/") {

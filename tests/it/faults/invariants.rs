@@ -147,7 +147,7 @@ pub(crate) fn is_temporary_entry(key: &str) -> bool {
 
 /// True for receipts and manifests.
 fn is_receipt(key: &str) -> bool {
-    key.ends_with(".receipt.json") || key.contains("/_manifests/") && key.ends_with(".json")
+    key.ends_with(".receipt.json") || key.contains("/_manifests/") && !key.ends_with(".json.sig")
 }
 
 /// Checks that all entries of one kind are equal.
