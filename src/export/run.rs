@@ -139,7 +139,8 @@ enum RunTask {
 
 enum RunTaskResult {
     Window(Window, AttemptReport),
-    Recover(AttemptId, Result<(), Failure>),
+    /// With whether the user of the sessions was known at its start.
+    Recover(AttemptId, bool, Result<(), Failure>),
     Adopt(Window, Result<bool, Failure>),
     /// Also after a failure with the manifests that the task read.
     CheckHead(Result<ChainListing, Failure>, ChainCache),
@@ -684,8 +685,10 @@ impl ExportRun {
         for interrupted in interrupted {
             let id = interrupted.id;
             self.spawn(RunTask::Recover(id), move |ctx| async move {
+                let user_known = ctx.tracker_user().is_some();
                 let recovered = recover_attempt(&ctx, &interrupted);
-                RunTaskResult::Recover(id, recovered.instrument(ctx.recovery_span(id)).await)
+                let recovered = recovered.instrument(ctx.recovery_span(id)).await;
+                RunTaskResult::Recover(id, user_known, recovered)
             });
         }
     }
@@ -956,7 +959,9 @@ impl ExportRun {
                 self.running.remove(&id);
                 match done {
                     RunTaskResult::Window(window, report) => self.window_done(window, report, now).await,
-                    RunTaskResult::Recover(id, outcome) => self.recover_done(id, outcome, now).await,
+                    RunTaskResult::Recover(id, user_known, outcome) => {
+                        self.recover_done(id, user_known, outcome, now).await;
+                    }
                     RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
                     RunTaskResult::CheckHead(outcome, cache) => {
                         self.chain_cache = cache;
@@ -1104,7 +1109,14 @@ impl ExportRun {
             .record_failure(window, failure, now, rand::random());
     }
 
-    async fn recover_done(&mut self, id: AttemptId, outcome: Result<(), Failure>, now: Timestamp) {
+    /// `user_known`: whether the recovery knew the user of the sessions.
+    async fn recover_done(
+        &mut self,
+        id: AttemptId,
+        user_known: bool,
+        outcome: Result<(), Failure>,
+        now: Timestamp,
+    ) {
         match outcome {
             Ok(()) => {
                 self.work.mark_closed(id);
@@ -1117,6 +1129,11 @@ impl ExportRun {
             }
             Err(failure) => {
                 tracing::info!(attempt = %id, reason = %failure.reason, error = failure.message, "cannot recover attempt");
+                let suspected = failure.reason == Reason::OrphanSessionSuspected;
+                if suspected && !user_known && self.work.tracker_user().is_some() {
+                    // Learned meanwhile: the session can be checked at once.
+                    return;
+                }
                 self.retry_state
                     .record_recovery_failure(id, failure, now, rand::random());
             }

@@ -42,6 +42,9 @@ const CONCURRENCY: usize = 12;
 /// Cases of the sample.
 const SAMPLE_SIZE: usize = 8;
 
+/// Cases that broke an invariant once; they run with the sample.
+const BROKEN_ONCE: [&str; 1] = ["cut-body #1 tracker: POST /v3/sessions"];
+
 /// Larger than the number of requests after a restart.
 const MAX_CRASH_DISTANCE: usize = 99;
 
@@ -284,7 +287,10 @@ async fn a_sample_of_faults_leaves_no_trace() -> Result<()> {
     // Each of these takes a minute.
     cases.retain(|case| case.faults().all(|fault| fault != InjectedFault::HangReply));
     let mut random = StdRng::seed_from_u64(env_or("EVENTEXPORT_FAULTS_SEED", SEED)?);
-    let sample: Vec<FaultCase> = cases.sample(&mut random, SAMPLE_SIZE).cloned().collect();
+    let mut sample: Vec<FaultCase> = cases.sample(&mut random, SAMPLE_SIZE).cloned().collect();
+    for case in BROKEN_ONCE {
+        sample.push(case.parse()?);
+    }
     let mut table = CampaignReport::default();
     campaign.run(sample, &mut table).await?;
     ensure!(table.is_clean(), "{}", table.summary());
