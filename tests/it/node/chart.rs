@@ -261,6 +261,8 @@ fn arguments<'a>(verb: &'a str, chart: &'a str, more: &[&'a str]) -> Vec<&'a str
             "replicaCount=2"
         },
         "allowHosts={10.96.0.1}",
+        // The node counts its copy of the image, and a build for development is larger than the 64 MiB of the previous chart.
+        "resources.limits.ephemeral-storage=1Gi",
     ] {
         arguments.extend(["--set", value]);
     }
