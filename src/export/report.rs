@@ -25,7 +25,7 @@ use crate::archive::records::SOFTWARE;
 use crate::archive::report::{Given, Report, html};
 use crate::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
 use crate::archive::verify::attestation::Unsigned;
-use crate::storage::{ObjectClass, ObjectInfo, PutMode, PutOptions, Segments};
+use crate::storage::{ObjectClass, ObjectInfo, PutMode, PutOptions, Segments, StoreError};
 
 /// Minimum time between two reports while the archive changes: 1 h.
 pub(super) const REPORT_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
@@ -42,7 +42,7 @@ const PAGE_METADATA: &str = "eventexport-sha256";
 /// Reports of a run.
 #[derive(Clone, Debug)]
 pub struct ReportState {
-    /// Digest of the archive that the last report is about; `None`: it is not known to exist.
+    /// Digest of the archive that the stored report is about; `None`: the store is asked.
     pub about: Option<Sha256Digest>,
     /// Time of the last report; before the first one, the start of the run.
     pub since: Timestamp,
@@ -208,8 +208,11 @@ async fn replace_report(ctx: &RunContext, key: &str, archive: Sha256Digest) -> R
     );
     let about = format!("{archive} {location} {key_ids:?}");
     let about = Sha256Digest::of(about.as_bytes()).to_string();
-    let stored = store.head(key).await;
-    let stored = stored.map_err(|error| store_failure(key, "read", &error))?;
+    let stored = match store.head(key).await {
+        // A page without metadata, which another program put there.
+        Err(StoreError::Rejected { status: 200, .. }) => None,
+        stored => stored.map_err(|error| store_failure(key, "read", &error))?,
+    };
     let has =
         |name: &str, value: &str| stored.as_ref().and_then(|stored| metadata(stored, name)) == Some(value);
     if has(ABOUT_METADATA, &about) {

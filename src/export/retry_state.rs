@@ -122,7 +122,7 @@ impl RetryState {
         self.rechecked.clear();
         self.recheck = None;
         self.sealed.clear();
-        self.report.at_once = true;
+        (self.report.at_once, self.report.about) = (true, None);
         let windows = self.windows.values_mut();
         let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
         let others = others

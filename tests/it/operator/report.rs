@@ -121,7 +121,19 @@ async fn the_report_in_the_bucket_is_that_of_the_command_and_written_only_after_
         Ok(env.bucket.get(&key()).await.is_ok())
     })
     .await?;
-    ensure!(env.bucket.get(&key()).await? == page_of_command(&env, &direct).await);
+    // Overwritten by another program, it is replaced.
+    let page = env.bucket.get(&key()).await?;
+    let foreign = env.bucket.client.put_object().bucket(&env.bucket.name).key(key());
+    let foreign = foreign
+        .content_type("text/html")
+        .body(b"<p>other".to_vec().into());
+    foreign.send().await?;
+    look(&env, "four").await?;
+    eventually("the report is that of the command again", async || {
+        Ok(env.bucket.get(&key()).await? == page)
+    })
+    .await?;
+    ensure!(page == page_of_command(&env, &direct).await);
     Ok(())
 }
 
