@@ -133,7 +133,7 @@ impl ExportSpec {
             end: None,
             hour: None,
             source: source.to_owned(),
-            root: ArchiveRoot::new(prefix, space, Scope::Space.as_str()),
+            root: ArchiveRoot::new(prefix, space, Scope::Space.as_key()),
             shard: Shard::SINGLE,
             parallelism: 4,
             settle_after: SignedDuration::from_hours(6),
