@@ -4,6 +4,9 @@ use kube::runtime::watcher;
 
 use crate::api::{MAX_REDACTED_CHARS, redact, redact_error};
 
+/// Answer of the API server to an applied field that the definition of the resource does not have.
+const UNKNOWN_FIELD: &str = "field not declared in schema";
+
 /// Returns an error of the API server as one line.
 pub(super) fn describe_error(error: &kube::Error) -> String {
     match error {
@@ -44,7 +47,13 @@ fn describe_status(status: &kube::core::Status) -> String {
     }
     // Proxies answer with pages.
     let quoted = redact(message, &[], MAX_REDACTED_CHARS);
-    format!("the API server: {quoted} ({code})")
+    let remedy = if message.contains(UNKNOWN_FIELD) {
+        "; the CustomResourceDefinition eventexports.eventexport.io of the cluster is older than this program: apply that of \
+         its version (docs/install.md)"
+    } else {
+        ""
+    };
+    format!("the API server: {quoted} ({code}){remedy}")
 }
 
 fn describe_no_response(error: &(dyn std::error::Error + 'static)) -> String {
@@ -65,6 +74,11 @@ mod tests {
             ))
         };
         assert_eq!(api("it is gone", 410), "the API server: it is gone (410)");
+        let older = api(
+            "failed to create typed patch object: .status.manifest: field not declared in schema",
+            500,
+        );
+        assert!(older.contains("is older than this program"), "{older}");
         let page = api("<html><head>…", 502);
         assert_eq!(
             page,
