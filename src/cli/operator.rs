@@ -181,15 +181,7 @@ pub struct OperatorArgs {
 
     /// Time for exports to stop and delete their sessions after SIGTERM; keep it below the pod's
     /// terminationGracePeriodSeconds
-    // The first chart gives it its earlier name, also to the image of a later version.
-    #[arg(
-        long,
-        alias = "stop-within",
-        value_name = "DURATION",
-        default_value = "25s",
-        value_parser = duration,
-        help_heading = "Fine tuning"
-    )]
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, help_heading = "Fine tuning")]
     pub shutdown_timeout: Duration,
 
     /// Maximum number of concurrent reconciles

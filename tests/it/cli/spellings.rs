@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use clap::{Arg, Command, CommandFactory as _, Parser as _};
-use eventexport::cli::{self, Cli};
+use clap::{Arg, Command, CommandFactory as _};
+use eventexport::cli::Cli;
 
 use super::fixture::{CliFixture, write};
 
 /// Earlier spellings of flags.
-const EARLIER: [&str; 6] = ["to", "from", "since", "until", "at-account-level", "stop-within"];
+const EARLIER: [&str; 5] = ["to", "from", "since", "until", "at-account-level"];
 
 #[tokio::test]
 async fn a_flag_has_one_name_in_all_commands() {
@@ -39,16 +39,6 @@ async fn a_flag_has_one_name_in_all_commands() {
     let mut wrong = Vec::new();
     walk(&Cli::command(), "", &mut wrong);
     assert_eq!(wrong, Vec::<String>::new());
-}
-
-/// An upgrade or rollback runs the image of one version by the chart of another.
-#[test]
-fn the_operator_takes_the_arguments_of_the_first_chart() {
-    let parsed = Cli::try_parse_from(["eventexport", "operator", "--stop-within=17s"]).unwrap();
-    let cli::Command::Operator(args) = parsed.command else {
-        panic!("{parsed:?}");
-    };
-    assert_eq!(args.shutdown_timeout.as_secs(), 17);
 }
 
 #[tokio::test]

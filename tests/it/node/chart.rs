@@ -2,6 +2,8 @@
 //! the resources survive all of it.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -13,8 +15,10 @@ const RELEASE: &str = "eventexport";
 /// Current chart.
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/eventexport");
 
-/// First version of the chart, numbered 0.0.1.
-const PREVIOUS_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/node/eventexport-0.0.1.tgz");
+/// Version of the chart that is installed first. Its definition of the resource has an older rule.
+const PREVIOUS_VERSION: &str = "0.0.1";
+const RULE: &str = "maximum: 30";
+const PREVIOUS_RULE: &str = "maximum: 29";
 
 const DEPLOYMENT: &str = "deployment/eventexport";
 
@@ -31,11 +35,16 @@ pub(super) async fn install_and_export(fixture: &NodeFixture) -> Result<()> {
         .node
         .tag(
             &format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION")),
-            &format!("{IMAGE}:0.0.1"),
+            &format!("{IMAGE}:{PREVIOUS_VERSION}"),
         )
         .await?;
     let began = Instant::now();
-    fixture.helm(&arguments("install", PREVIOUS_CHART, &[])).await?;
+    let previous = previous_chart(fixture).await?;
+    fixture.helm(&arguments("install", &previous, &[])).await?;
+    ensure!(
+        definition(fixture).await?.contains(PREVIOUS_RULE),
+        "not the older definition"
+    );
     fixture.apply(&fixture.export("june", JUNE)).await?;
     fixture
         .eventually("a first window is stored", async || {
@@ -86,6 +95,10 @@ pub(super) async fn upgrade_and_roll_back(fixture: &NodeFixture) -> Result<()> {
     fixture
         .helm(&arguments("upgrade", CHART, &["--wait", "--timeout=3m"]))
         .await?;
+    ensure!(
+        definition(fixture).await?.contains(RULE),
+        "the definition is not upgraded"
+    );
     fixture.restore_downloads();
     fixture.wait_complete("upgraded").await?;
     fixture.verify("upgraded", (11, 14))?;
@@ -113,6 +126,10 @@ pub(super) async fn upgrade_and_roll_back(fixture: &NodeFixture) -> Result<()> {
             "--timeout=3m",
         ])
         .await?;
+    ensure!(
+        definition(fixture).await?.contains(PREVIOUS_RULE),
+        "the definition is not rolled back"
+    );
     fixture.apply(&fixture.export("back", (18, 19))).await?;
     fixture.wait_complete("back").await?;
     fixture.verify("back", (18, 19))?;
@@ -248,20 +265,50 @@ pub(super) async fn uninstall_and_install_again(fixture: &NodeFixture) -> Result
     Ok(())
 }
 
+/// Packages the chart as the previous version, with an older definition of the resource. Returns the path.
+async fn previous_chart(fixture: &NodeFixture) -> Result<String> {
+    let folder = fixture.node.folder().join("previous-chart");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .args([CHART.as_ref(), folder.as_os_str()])
+        .status()?;
+    ensure!(copied.success(), "cannot copy {CHART}");
+    let definition = folder.join("files/crds/eventexports.yaml");
+    let text = fs::read_to_string(&definition)?;
+    let older = text.replace(RULE, PREVIOUS_RULE);
+    ensure!(older != text, "{} has no {RULE}", definition.display());
+    fs::write(&definition, older)?;
+    let destination = fixture.node.folder().display().to_string();
+    let folder = folder.display().to_string();
+    let package = [
+        "package",
+        &folder,
+        "--version",
+        PREVIOUS_VERSION,
+        "--app-version",
+        PREVIOUS_VERSION,
+        "--destination",
+        &destination,
+    ];
+    fixture.helm(&package).await?;
+    Ok(format!("{destination}/eventexport-{PREVIOUS_VERSION}.tgz"))
+}
+
+/// Returns the definition of the resource.
+async fn definition(fixture: &NodeFixture) -> Result<String> {
+    let definition = ["get", "crd", "eventexports.eventexport.io", "-o", "yaml"];
+    fixture.kubectl(&definition).await
+}
+
 /// Returns the arguments of an install or upgrade with the values of this machine.
 fn arguments<'a>(verb: &'a str, chart: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec![verb, RELEASE, chart, "--namespace", SYSTEM];
     for value in [
         "image.repository=localhost/eventexport",
         "image.pullPolicy=Never",
-        // The previous chart has another name for it.
-        if chart == PREVIOUS_CHART {
-            "replicas=2"
-        } else {
-            "replicaCount=2"
-        },
+        "replicaCount=2",
         "allowHosts={10.96.0.1}",
-        // The node counts its copy of the image, and a build for development is larger than the 64 MiB of the previous chart.
+        // The node counts its copy of the image, and a build for development is large.
         "resources.limits.ephemeral-storage=1Gi",
     ] {
         arguments.extend(["--set", value]);

@@ -120,6 +120,8 @@ fn adapted(fixture: &NodeFixture, mut object: Value) -> Result<Value> {
     let container = &mut object["spec"]["template"]["spec"]["containers"][0];
     container["image"] = json!(format!("{IMAGE}:{}", env!("CARGO_PKG_VERSION")));
     container["imagePullPolicy"] = json!("Never");
+    // The node counts its copy of the image, and a build for development is large.
+    container["resources"]["limits"]["ephemeral-storage"] = json!("1Gi");
     let shard = container["args"].as_array_mut().context("no args")?;
     for argument in shard {
         *argument = json!(
