@@ -350,7 +350,8 @@ async fn read_manifests(
             let Some((document, _)) = found else { continue };
             let Ok(manifest) = document.parsed else { continue };
             let trusted = match signature {
-                LinkSignature::Unread | LinkSignature::SignedBy(_) => true,
+                LinkSignature::Unread => options.trusted.is_none(),
+                LinkSignature::SignedBy(_) => true,
                 LinkSignature::Absent | LinkSignature::Invalid => false,
             };
             if valid && trusted {
@@ -393,8 +394,10 @@ async fn get_manifest(
                 Ok(None) => LinkSignature::Absent,
                 Ok(Some(signature)) => signer(bytes, &signature, trusted)
                     .map_or(LinkSignature::Invalid, |key| LinkSignature::SignedBy(key.id())),
-                // Larger than a signature, or not to be read now.
-                Err(_) => LinkSignature::Invalid,
+                // Larger than a signature.
+                Err(RecordError::Unreadable { .. }) => LinkSignature::Invalid,
+                // Not to be read now, which says nothing about it.
+                Err(_) => LinkSignature::Unread,
             }
         }
         _ => LinkSignature::Unread,

@@ -173,6 +173,8 @@ struct DecisionBuilder<'a> {
     source_differs: bool,
     /// True if a window is due that the export backoff would keep from starting.
     has_due: bool,
+    /// True if the failure that keeps windows from starting is reported.
+    backoff_reported: bool,
     /// True if this run, and not only a later one, has a retry to make.
     retry_pending: bool,
 }
@@ -207,6 +209,7 @@ impl<'a> DecisionBuilder<'a> {
                 .other_source(&observation.export.source)
                 .is_some(),
             has_due: false,
+            backoff_reported: false,
             retry_pending: false,
         }
     }
@@ -357,15 +360,7 @@ impl<'a> DecisionBuilder<'a> {
             }
             self.plan_due(day);
         }
-        if let Some(export_backoff) = self
-            .observation
-            .retry_state
-            .export_backoff
-            .as_ref()
-            .filter(|_| self.has_due)
-        {
-            self.report_failure(None, export_backoff);
-        }
+        self.report_export_backoff();
         if let Some((window, at)) = next_settled.or_else(|| self.next_continuous_window()) {
             self.wake_at(at);
             let message = format!("{window} starts when it is over and spec.settleAfter has passed");
@@ -376,6 +371,15 @@ impl<'a> DecisionBuilder<'a> {
                 RetryClass::Wait(Some(at)),
                 Some(at),
             );
+        }
+    }
+
+    /// Reports the failure that keeps windows from starting, once, if a window is due.
+    fn report_export_backoff(&mut self) {
+        let failed = self.observation.retry_state.export_backoff.as_ref();
+        if let Some(export_backoff) = failed.filter(|_| self.has_due && !self.backoff_reported) {
+            self.backoff_reported = true;
+            self.report_failure(None, export_backoff);
         }
     }
 
@@ -556,6 +560,7 @@ impl<'a> DecisionBuilder<'a> {
         for (date, growth) in &grown {
             self.plan_revision(*date, growth);
         }
+        self.report_export_backoff();
         self.decision.confirm = confirmed
             .into_iter()
             .filter(|confirmation| !self.backing_off && !self.has_leftovers(confirmation.window))

@@ -11,7 +11,7 @@ use ulid::Ulid;
 
 use super::{RunDecision, RunObservation, decide};
 use crate::api::Reason;
-use crate::archive::counts::Verdict;
+use crate::archive::counts::{DayListing, Verdict};
 use crate::archive::layout::AttemptId;
 use crate::archive::listing::{AttemptFacts, ExpiredFacts, Journal};
 use crate::archive::manifest::document::GapEntry;
@@ -35,6 +35,7 @@ pub(super) struct DecisionFixture {
     pub(super) in_progress: BTreeSet<AttemptId>,
     pub(super) sealing: bool,
     pub(super) retry_state: RetryState,
+    pub(super) counts: Option<DayListing>,
     pub(super) now: Timestamp,
     pub(super) store_now: Timestamp,
 }
@@ -54,7 +55,7 @@ impl DecisionFixture {
             signs: false,
             retry_state: &self.retry_state,
             oldest_listed: None,
-            counts: None,
+            counts: self.counts.as_ref(),
             recheck_due: false,
             // Just now, or long ago.
             listed_at: self.now.min(at(-25)),
@@ -335,6 +336,7 @@ prop_compose! {
             in_progress: BTreeSet::new(),
             sealing,
             retry_state: RetryState::default(),
+            counts: None,
             now,
             store_now: now.checked_add(SignedDuration::from_mins(clock_offset)).unwrap(),
         };

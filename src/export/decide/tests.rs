@@ -5,6 +5,7 @@ use super::*;
 use jiff::civil::date;
 
 use crate::archive::manifest::document::GapEntry;
+use crate::tracker::Day;
 
 /// Fixture with a day exported by the hour, long past: all but the last `open` hours are stored.
 fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
@@ -22,6 +23,7 @@ fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
         in_progress: BTreeSet::new(),
         sealing: false,
         retry_state: RetryState::default(),
+        counts: None,
         now: at(100),
         store_now: at(100),
     };
@@ -159,6 +161,42 @@ fn a_failed_comparison_keeps_a_run_waiting_only_if_something_is_stored() {
         let decision = fixture.decide();
         assert_eq!(decision.idle, idle, "{open} open hours: {decision:?}");
     }
+}
+
+#[test]
+fn a_failure_that_keeps_late_events_from_starting_is_shown_and_retried() {
+    let mut fixture = split_day(0, 4);
+    let count = |count| Day {
+        date: FIRST,
+        count: Some(count),
+        size: None,
+        types: None,
+        searchable: None,
+    };
+    fixture.counts = Some(DayListing::new(vec![count(1_000_000)]));
+    assert!(!fixture.decide().revise.is_empty());
+    let refused = Failure {
+        class: RetryClass::Wait(None),
+        scope: FailureScope::Export,
+        ..Failure::retry(Reason::SourceRefused, "gone")
+    };
+    fixture
+        .retry_state
+        .record_failure(Window::day(FIRST), refused, fixture.now, 0.5);
+    let decision = fixture.decide();
+    assert!(decision.revise.is_empty() && !decision.idle);
+    let shown: Vec<_> = decision.problems.iter().map(|problem| problem.reason).collect();
+    assert_eq!(shown, [Reason::SourceRefused]);
+    let retry_at = fixture
+        .retry_state
+        .export_backoff
+        .as_ref()
+        .map(|entry| entry.retry_at);
+    assert_eq!(decision.problems[0].retry_at, retry_at);
+    assert!(
+        decision.wake <= retry_at && decision.wake.is_some(),
+        "{decision:?}"
+    );
 }
 
 /// A completely stored day with its manifest, whose report is not written yet.

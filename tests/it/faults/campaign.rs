@@ -45,6 +45,12 @@ const SAMPLE_SIZE: usize = 8;
 /// Cases that broke an invariant once; they run with the sample.
 const BROKEN_ONCE: [&str; 1] = ["cut-body #1 tracker: POST /v3/sessions"];
 
+/// The same of [`LATE`].
+const LATE_BROKEN_ONCE: [&str; 2] = [
+    "answer-403 #1 store: GET /tracker/space=ID/scope=space/_manifests/00000001.json.sig?x-id=GetObject",
+    "answer-410 #4 tracker: GET /v3/events",
+];
+
 /// Larger than the number of requests after a restart.
 const MAX_CRASH_DISTANCE: usize = 99;
 
@@ -293,6 +299,16 @@ async fn a_sample_of_faults_leaves_no_trace() -> Result<()> {
     }
     let mut table = CampaignReport::default();
     campaign.run(sample, &mut table).await?;
+    ensure!(table.is_clean(), "{}", table.summary());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_events_are_stored_after_faults_that_stopped_them_once() -> Result<()> {
+    let campaign = Campaign::start(LATE).await?;
+    let cases: Result<Vec<FaultCase>> = LATE_BROKEN_ONCE.iter().map(|case| case.parse()).collect();
+    let mut table = CampaignReport::default();
+    campaign.run(cases?, &mut table).await?;
     ensure!(table.is_clean(), "{}", table.summary());
     Ok(())
 }

@@ -118,8 +118,10 @@ fn requires_manual_action(reason: Reason) -> bool {
             | Reason::BucketFull
             | Reason::ObjectAttributesRejected
             | Reason::ConditionalWritesUnsupported
+            | Reason::ReceiptUnreadable
     );
-    of_peers && needs_manual_action(reason)
+    // Refused counts are asked for again on the next day, and the export stays complete.
+    of_peers && needs_manual_action(reason) || reason == Reason::Complete
 }
 
 fn needs_no_manual_action(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
