@@ -318,8 +318,12 @@ impl LeaseWatch {
     fn log_failure(&mut self, place: &Place, failure: &ListFailure) {
         if !std::mem::replace(&mut self.failure_logged, true) {
             let error = &failure.message;
+            let namespace = match place {
+                Place::Namespace(namespace) => namespace.as_str(),
+                Place::Elsewhere => "*",
+            };
             warn!(
-                ?place,
+                namespace,
                 error,
                 "cannot list Leases, will retry: other installations that select the same exports are not noticed there"
             );

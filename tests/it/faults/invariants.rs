@@ -356,8 +356,18 @@ const DEBUG_MARKERS: [&str; 16] = [
 ];
 
 /// Fields that name the object of a log line.
-const SUBJECT_FIELDS: [&str; 10] = [
-    "export", "exports", "lease", "session", "sessions", "attempt", "key", "upload", "window", "reason",
+const SUBJECT_FIELDS: [&str; 11] = [
+    "export",
+    "exports",
+    "namespace",
+    "lease",
+    "session",
+    "sessions",
+    "attempt",
+    "key",
+    "upload",
+    "window",
+    "reason",
 ];
 
 /// Checks that an operator can act on a log line. Informational lines are not checked.
