@@ -437,12 +437,12 @@ impl Attempt<'_> {
             return self.commit(staged, proof, comparison).await;
         };
         let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
-        // The bodies may exist without their receipt.
-        self.opened.needs_recovery.store(true, Ordering::Relaxed);
+        // The bodies may exist without their receipt. An upload of the transfer may be left besides.
+        let upload_left = self.opened.needs_recovery.swap(true, Ordering::Relaxed);
         let published = publish_body(self.ctx, self.opened, staged, proof, comparison);
         let receipt = published.instrument(span).await?;
         let span = tracing::info_span!("supplement", revision = target.number);
-        let uploads_left = AtomicBool::new(false);
+        let uploads_left = AtomicBool::new(upload_left);
         let progress = RevisionProgress {
             attested: true,
             needs_recovery: &uploads_left,

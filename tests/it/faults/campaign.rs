@@ -46,7 +46,8 @@ const SAMPLE_SIZE: usize = 8;
 const BROKEN_ONCE: [&str; 1] = ["cut-body #1 tracker: POST /v3/sessions"];
 
 /// The same of [`LATE`].
-const LATE_BROKEN_ONCE: [&str; 2] = [
+const LATE_BROKEN_ONCE: [&str; 3] = [
+    "cut-body #1 store: POST /tracker/space=ID/scope=space/_revisions/2018-06-05/1/events.json.gz?uploads",
     "answer-403 #1 store: GET /tracker/space=ID/scope=space/_manifests/00000001.json.sig?x-id=GetObject",
     "answer-410 #4 tracker: GET /v3/events",
 ];
