@@ -438,11 +438,11 @@ impl Attempt<'_> {
         };
         let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
         // The bodies may exist without their receipt. An upload of the transfer may be left besides.
-        let upload_left = self.opened.needs_recovery.swap(true, Ordering::Relaxed);
+        let of_transfer = self.opened.needs_recovery.swap(true, Ordering::Relaxed);
         let published = publish_body(self.ctx, self.opened, staged, proof, comparison);
         let receipt = published.instrument(span).await?;
         let span = tracing::info_span!("supplement", revision = target.number);
-        let uploads_left = AtomicBool::new(upload_left);
+        let uploads_left = AtomicBool::new(of_transfer);
         let progress = RevisionProgress {
             attested: true,
             needs_recovery: &uploads_left,
