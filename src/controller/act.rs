@@ -135,12 +135,15 @@ async fn prepare_run(
             warn!(export, reason = %failure.reason, error, "cannot start the export");
             TaskOutcome::Blocked(failure)
         })?;
-    // The watch may lag behind: the resource is read again, so that no export starts for a deleted one. A complete
-    // export is only verified; it gets the finalizer if it opens a session after all.
-    let (api, verify_only) = (context.api(object), is_complete(object));
+    // The watch may lag behind: the resource is read again, so that no export starts for a deleted one. Only an unfinished
+    // export certainly opens sessions; others get the finalizer when they want to.
+    let (api, opens_sessions) = (
+        context.api(object),
+        start_priority(object) == StartPriority::Unfinished,
+    );
     let mut newest = api.get_opt(&owner.name).await.map_err(not_started)?;
     if let Some(current) = newest.as_ref().filter(|newest| is_current(object, newest))
-        && !verify_only
+        && opens_sessions
         && !has_finalizer(current)
     {
         newest = finalizer::add(&api, current).await.map_err(not_started)?;
@@ -149,13 +152,18 @@ async fn prepare_run(
         // The watch delivers the change or the deletion, which triggers a reconcile.
         return Err(TaskOutcome::NotStarted);
     };
-    context.registry.with(&owner.uid, |entry| {
-        entry.sessions = Some(has_finalizer(&newest) || !verify_only);
-    });
+    let has_finalizer = has_finalizer(&newest);
+    context
+        .registry
+        .with(&owner.uid, |entry| entry.sessions = Some(has_finalizer));
     info!(export, "export started");
     // As the cluster has it now: the watch may lag behind.
     let head = newest.status.as_ref().and_then(head_status::remembered);
-    Ok(PreparedRun { runner, head })
+    Ok(PreparedRun {
+        runner,
+        head,
+        has_finalizer,
+    })
 }
 
 /// Returns true if the resource has the generation that was watched and is not being deleted.
@@ -164,10 +172,6 @@ fn is_current(watched: &EventExport, newest: &EventExport) -> bool {
     watched.uid == newest.uid
         && watched.generation == newest.generation
         && newest.deletion_timestamp.is_none()
-}
-
-fn is_complete(object: &EventExport) -> bool {
-    start_priority(object) == StartPriority::Complete
 }
 
 /// Returns the priority of the first listing, by the status of the current generation.

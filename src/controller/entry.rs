@@ -24,6 +24,7 @@ use super::verification::VerificationUpdate;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::{ReleaseReport, SpecUpdate};
 use crate::export::failure::Failure;
+use crate::export::session_permission::SessionGrant;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 use crate::telemetry::metrics::ResourceFacts;
@@ -162,6 +163,8 @@ pub(super) struct RunningTask {
     pub(super) look: watch::Sender<u64>,
     /// Last newer spec that was sent to it.
     pub(super) updates: watch::Sender<SpecUpdate>,
+    /// Grants it the permission to open sessions.
+    pub(super) sessions: SessionGrant,
     pub(super) abort: AbortHandle,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
 }

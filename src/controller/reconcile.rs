@@ -214,22 +214,31 @@ async fn newest_version(
     Ok(read.map(Arc::new))
 }
 
-/// Adds the finalizer as soon as sessions are opened: a complete export that is only verified starts without it.
+/// Adds the finalizer as soon as sessions are wanted or found open, and then permits them: an export that was up to date
+/// starts without it.
 async fn ensure_finalizer(
     object: &EventExport,
     uid: &str,
     context: &ReconcileContext,
 ) -> kube::Result<Option<EventExport>> {
-    let opens_sessions = context.registry.with(uid, |entry| match &entry.state {
+    let wanted = context.registry.with(uid, |entry| match &entry.state {
         TaskState::Running(running) if running.kind == TaskKind::Export => {
-            let snapshot = running.snapshots.borrow();
-            snapshot.active > 0 || !snapshot.sessions.is_empty()
+            let open = !running.snapshots.borrow().sessions.is_empty();
+            (running.sessions.is_wanted() || open).then(|| running.sessions.clone())
         }
-        _ => false,
+        _ => None,
     });
-    if opens_sessions == Some(true) && !has_finalizer(object) {
-        context.registry.with(uid, |entry| entry.sessions = Some(true));
-        return finalizer::add(&context.api(object), object).await;
+    let Some(grant) = wanted.flatten() else {
+        return Ok(None);
+    };
+    if has_finalizer(object) {
+        grant.give();
+        return Ok(None);
     }
-    Ok(None)
+    context.registry.with(uid, |entry| entry.sessions = Some(true));
+    let finalized = finalizer::add(&context.api(object), object).await?;
+    if finalized.is_some() {
+        grant.give();
+    }
+    Ok(finalized)
 }

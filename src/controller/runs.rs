@@ -19,6 +19,7 @@ use crate::api::EventExport;
 use crate::export::engine::{ReleaseReport, RunControl, SpecUpdate};
 use crate::export::failure::Failure;
 use crate::export::manifest::head::HeadRecord;
+use crate::export::session_permission::{SessionGrant, SessionPermission};
 use crate::export::snapshot::Snapshot;
 use crate::shares::queue::{DepthLimits, Tenant};
 use crate::shares::semaphore::{FairPermit, FairSemaphore};
@@ -60,6 +61,8 @@ pub(super) struct PreparedRun {
     pub(super) runner: Arc<dyn ExportRunner>,
     /// Newest manifest, as the status remembers it.
     pub(super) head: Option<HeadRecord>,
+    /// True if the resource has its finalizer.
+    pub(super) has_finalizer: bool,
 }
 
 /// Prepares the runner of an export. Called only when the export has a permit: the clients of thousands of waiting
@@ -110,7 +113,7 @@ pub(super) struct RunEvent {
 pub(super) enum RunEventKind {
     /// The export has its runner, and starts.
     Prepared(Arc<dyn ExportRunner>),
-    /// Its snapshot changed. Sent at most every [`CHANGE_INTERVAL`].
+    /// Its snapshot changed, or it wants to open sessions. Sent at most every [`CHANGE_INTERVAL`], the latter at once.
     Changed,
     /// The task ended. The last event of a task.
     Ended(TaskOutcome),
@@ -160,14 +163,23 @@ impl Runs {
         let (stop, kind, serial) = (CancellationToken::new(), task.kind(), id.serial);
         let (look, looks) = watch::channel(0);
         let (newest_spec, updates) = watch::channel(SpecUpdate::default());
+        let (sessions, grant) = SessionPermission::asked();
         let control = RunControl {
             stop: stop.clone(),
             look: looks,
             // Known when the export is prepared.
             head: None,
             updates,
+            sessions,
         };
-        let work = run_task(self.clone(), id.clone(), task, out, control, admit);
+        let work = run_task(
+            self.clone(),
+            id.clone(),
+            task,
+            out,
+            (control, grant.clone()),
+            admit,
+        );
         let work = tokio::spawn(work);
         let running = RunningTask {
             serial,
@@ -177,11 +189,12 @@ impl Runs {
             stop,
             look,
             updates: newest_spec,
+            sessions: grant.clone(),
             abort: work.abort_handle(),
             snapshots: snapshots.clone(),
         };
         self.tasks
-            .spawn(supervise(self.clone(), id, work, snapshots, admitted));
+            .spawn(supervise(self.clone(), id, work, snapshots, admitted, grant));
         running
     }
 
@@ -206,7 +219,7 @@ async fn run_task(
     id: TaskId,
     task: Task,
     out: watch::Sender<Arc<Snapshot>>,
-    control: RunControl,
+    (control, grant): (RunControl, SessionGrant),
     admit: oneshot::Sender<FairPermit>,
 ) -> TaskOutcome {
     let (tenant, prepare) = match task {
@@ -219,7 +232,11 @@ async fn run_task(
         let _ = admit.send(permit);
         prepare().await
     };
-    let PreparedRun { runner, head } = tokio::select! {
+    let PreparedRun {
+        runner,
+        head,
+        has_finalizer,
+    } = tokio::select! {
         biased;
         () = control.stop.cancelled() => return TaskOutcome::Exported(Arc::default()),
         prepared = prepared => match prepared {
@@ -227,6 +244,9 @@ async fn run_task(
             Err(outcome) => return outcome,
         }
     };
+    if has_finalizer {
+        grant.give();
+    }
     let control = RunControl { head, ..control };
     runs.report(&id, RunEventKind::Prepared(runner.clone())).await;
     TaskOutcome::Exported(runner.run(&out, control).await)
@@ -239,6 +259,7 @@ async fn supervise(
     mut work: JoinHandle<TaskOutcome>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut admitted: oneshot::Receiver<FairPermit>,
+    mut grant: SessionGrant,
 ) {
     let (mut running, mut sessions) = (
         GaugeShare::of(&runs.metrics.runs),
@@ -246,7 +267,7 @@ async fn supervise(
     );
     running.set(1);
     let mut permit: Option<FairPermit> = None;
-    let (mut queued, mut changed) = (true, false);
+    let (mut queued, mut changed, mut asked) = (true, false, false);
     let (mut quiet_until, mut permit_until) = (Instant::now(), Instant::now());
     let outcome = loop {
         tokio::select! {
@@ -262,6 +283,10 @@ async fn supervise(
             () = sleep_until(quiet_until), if changed => {
                 changed = false;
                 quiet_until = Instant::now() + CHANGE_INTERVAL;
+                runs.report(&id, RunEventKind::Changed).await;
+            }
+            () = grant.wanted(), if !asked => {
+                asked = true;
                 runs.report(&id, RunEventKind::Changed).await;
             }
             received = &mut admitted, if queued => {

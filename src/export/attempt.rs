@@ -104,6 +104,7 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
     let permits = async {
         // A service that does not answer keeps no place from others.
         listing_before(ctx, window).await?;
+        ctx.sessions.wait().await;
         // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
         let slot = ctx.budget.acquire_slot(&ctx.tenant, window).await;
         let place = ctx.shared.window_slots.acquire(&ctx.tenant, window.order());

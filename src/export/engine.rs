@@ -14,6 +14,7 @@ use super::manifest::sign::Signing;
 use super::observer::{EngineLoad, EngineObserver, NoopObserver};
 use super::run::ExportRun;
 use super::run_context::{RunContext, SharedResources};
+use super::session_permission::SessionPermission;
 use super::snapshot::Snapshot;
 use super::spec::ExportSpec;
 use crate::archive::memory::JournalMemory;
@@ -115,6 +116,8 @@ pub struct RunControl {
     pub head: Option<HeadRecord>,
     /// Newer spec of the export, with the same source, destination and holder. Transfers go on.
     pub updates: watch::Receiver<SpecUpdate>,
+    /// Permission to open sessions.
+    pub sessions: SessionPermission,
 }
 
 /// Newer spec of a running export.
@@ -136,6 +139,7 @@ impl From<CancellationToken> for RunControl {
             look,
             head: None,
             updates,
+            sessions: SessionPermission::given(),
         }
     }
 }
@@ -182,7 +186,7 @@ impl Engine {
         control: impl Into<RunControl>,
     ) -> Arc<Snapshot> {
         let control = control.into();
-        let (ctx, inbox) = RunContext::new(export, peers, Arc::clone(&self.shared), control.stop.clone());
+        let (ctx, inbox) = RunContext::new(export, peers, Arc::clone(&self.shared), &control);
         let span = ctx.span();
         // On the heap, since callers hold it next to other futures.
         Box::pin(ExportRun::new(Arc::new(ctx), inbox, control).run(out))
@@ -193,13 +197,13 @@ impl Engine {
     /// Deletes every session that provably belongs to the export, and aborts its uploads, for the finalizer.
     /// Reports the sessions that are left.
     pub async fn release(&self, export: &ExportSpec, peers: &Peers) -> ReleaseReport {
-        let stop = CancellationToken::new();
+        let control = RunControl::from(CancellationToken::new());
         // Without a loop, nobody reads events; the inbox is dropped, so that nobody waits to send one.
         let (ctx, _) = RunContext::new(
             Arc::new(export.clone()),
             peers.clone(),
             Arc::clone(&self.shared),
-            stop,
+            &control,
         );
         let span = tracing::error_span!("release", export = export.name, run = %ctx.id);
         super::release::release(&ctx).instrument(span).await

@@ -29,6 +29,7 @@ pub mod retry_state;
 mod revision;
 mod run;
 mod run_context;
+pub mod session_permission;
 pub mod shard;
 mod signature_io;
 pub mod snapshot;

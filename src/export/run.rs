@@ -173,6 +173,7 @@ impl ExportRun {
             look,
             head,
             updates,
+            sessions: _,
         } = control;
         let abandoned = ctx.export.abandoned_head.clone();
         Self {

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use ulid::Ulid;
 
-use super::engine::{Clock, Limits, Peers};
+use super::engine::{Clock, Limits, Peers, RunControl};
 use super::failure::Failure;
 use super::journal_io::load_journal;
 use super::listing_cache::{ListedDays, ListingCache};
 use super::observer::EngineObserver;
+use super::session_permission::SessionPermission;
 use super::spec::ExportSpec;
 use super::task_events::{TaskEvent, TaskEvents};
 use crate::api::Scope;
@@ -72,6 +73,8 @@ pub(super) struct RunContext {
     /// a session, whose window other holders must leave alone until its deadline.
     pub(super) opening: Arc<tokio::sync::Mutex<()>>,
     pub(super) stop: CancellationToken,
+    /// Permission to open sessions.
+    pub(super) sessions: SessionPermission,
     /// Receiver of the events of tasks: the loop of the run.
     pub(super) events: TaskEvents,
     /// Tracker user, once the loop knows it.
@@ -144,7 +147,7 @@ impl RunContext {
         export: Arc<ExportSpec>,
         peers: Peers,
         shared: Arc<SharedResources>,
-        stop: CancellationToken,
+        control: &RunControl,
     ) -> (Self, RunInbox) {
         let tenant = export.tenant();
         let budget = shared.budgets.for_space(&export.source, &export.space);
@@ -165,7 +168,8 @@ impl RunContext {
             listing_cache,
             attested: Arc::default(),
             opening: Arc::default(),
-            stop,
+            stop: control.stop.clone(),
+            sessions: control.sessions.clone(),
             events,
             tracker_user,
         };
@@ -190,6 +194,7 @@ impl RunContext {
             listing_cache,
             opening: Arc::clone(&self.opening),
             stop: self.stop.clone(),
+            sessions: self.sessions.clone(),
             events: self.events.clone(),
             tracker_user: self.tracker_user.clone(),
             attested: Arc::clone(&self.attested),

@@ -1,10 +1,13 @@
 //! From `kubectl apply` to a status, and later changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use futures::FutureExt as _;
 use serde_json::json;
 
+use super::scripted_exporter::ScriptedRun;
 use super::{
     Operator, apply, condition, ensure_contains, event_reasons, eventually, get, has_finalizer, kubectl,
     manifest, patch, secret, wait_conditions,
@@ -73,6 +76,69 @@ async fn a_complete_export_is_ready_and_idle() -> Result<()> {
     kubectl(cluster, &wipe).await?;
     wait_conditions(cluster, namespace, "june", states).await?;
     ensure!(operator.exporter.activity("june").started_with.len() == 2);
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn an_export_that_was_complete_has_its_finalizer_before_it_opens_a_session() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("permission").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    apply(cluster, &manifest(namespace, "june", "complete")).await?;
+    let operator = Operator::start(cluster, namespace).await?;
+    eventually("it is complete, and has no finalizer any more", async || {
+        let object = get(cluster, namespace, "june").await?.unwrap_or_default();
+        Ok(condition(&object, "Complete") == "True/Complete" && !has_finalizer(&object))
+    })
+    .await?;
+    let look = |value: &str| {
+        let annotation = format!("eventexport.io/requestedAt={value}");
+        async move {
+            let args = [
+                "annotate",
+                "eventexport",
+                "june",
+                "--overwrite",
+                "-n",
+                namespace,
+                &annotation,
+            ];
+            kubectl(cluster, &args).await
+        }
+    };
+
+    // A run that finds everything stored needs no permission.
+    look("first").await?;
+    let mut object = json!(null);
+    eventually("the look is answered", async || {
+        object = get(cluster, namespace, "june").await?.unwrap_or_default();
+        Ok(object["status"]["lastHandledReconcileAt"] == "first")
+    })
+    .await?;
+    ensure!(!has_finalizer(&object));
+
+    let read = {
+        let namespace = namespace.clone();
+        move || {
+            let namespace = namespace.clone();
+            let read = async move {
+                let object = get(cluster, &namespace, "june").await.ok().flatten();
+                object.as_ref().is_some_and(has_finalizer)
+            };
+            read.boxed()
+        }
+    };
+    operator
+        .exporter
+        .set_run("june", ScriptedRun::AsksForSessions(Arc::new(read)));
+    // Looks have a least interval.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    look("second").await?;
+    eventually("sessions are permitted", async || {
+        Ok(!operator.exporter.activity("june").permitted.is_empty())
+    })
+    .await?;
+    ensure!(operator.exporter.activity("june").permitted == [true]);
     operator.stop().await
 }
 

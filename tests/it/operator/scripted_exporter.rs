@@ -15,6 +15,7 @@ use eventexport::export::failure::Failure;
 use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::{SessionFacts, Snapshot};
 use eventexport::export::spec::{ExportSpec, RecheckPolicy, RetryPolicy};
+use futures::future::BoxFuture;
 use jiff::SignedDuration;
 use jiff::civil::date;
 use tokio::sync::watch;
@@ -39,7 +40,12 @@ pub(crate) enum ScriptedRun {
     Reports(Box<Snapshot>),
     /// Fails to start.
     FailsToPrepare(Failure),
+    /// Waits for the permission to open sessions, then records what this returns.
+    AsksForSessions(PermittedFn),
 }
+
+/// Called when sessions are permitted.
+pub(crate) type PermittedFn = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JobActivity {
@@ -51,6 +57,8 @@ pub(crate) struct JobActivity {
     pub(crate) stopped: usize,
     /// Number of releases.
     pub(crate) released: usize,
+    /// Results of [`ScriptedRun::AsksForSessions`].
+    pub(crate) permitted: Vec<bool>,
 }
 
 struct ScriptedJob {
@@ -170,12 +178,21 @@ impl ExportRunner for ScriptedJob {
     }
 
     async fn run(&self, out: &watch::Sender<Arc<Snapshot>>, control: RunControl) -> Arc<Snapshot> {
-        let stop = control.stop;
+        let RunControl { stop, sessions, .. } = control;
         self.exporter.record(&self.name, |seen| {
             seen.started_with.push(self.key.clone());
             seen.running += 1;
         });
         let _running = RunningGuard(self);
+        if let Some(ScriptedRun::AsksForSessions(permitted)) = self.exporter.scripted_run(&self.name) {
+            tokio::select! {
+                () = sessions.wait() => {}
+                () = stop.cancelled() => return Arc::default(),
+            }
+            let permitted = permitted().await;
+            self.exporter
+                .record(&self.name, |seen| seen.permitted.push(permitted));
+        }
         Arc::new(self.play(out, stop).await)
     }
 
