@@ -83,6 +83,11 @@ impl HostPolicy {
         Self(Arc::new(HostRules::Any(Vec::new())))
     }
 
+    /// Returns the address of the rules, which identifies them while somebody holds them.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     /// Allows any host, and these as a UAA that a service of another domain names. Entries as in
     /// [`HostPolicy::allow`].
     pub fn any_with(named: &[String]) -> Result<Self, InvalidHostEntry> {

@@ -6,6 +6,7 @@
 mod allow_list;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
+mod clients;
 mod proxy;
 mod reserved;
 mod resolver;
@@ -13,6 +14,7 @@ mod tls;
 mod traffic;
 
 pub use allow_list::{AWS_S3, HostPolicy, InvalidHostEntry, PUBLIC_REGIONS};
+pub use clients::{ClientSettings, SharedClients};
 pub use resolver::CheckedResolver;
 pub use tls::{CaError, ca_certificates, check_ca};
 pub use traffic::{Fence, Peer, RequestLabel, RequestMetrics, Traffic};

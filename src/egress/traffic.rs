@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument as _;
 
+use super::clients::SharedClients;
+
 /// Interval at which a closed fence is polled.
 const FENCE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -113,6 +115,7 @@ impl Fence {
 pub struct Traffic {
     metrics: Arc<dyn RequestMetrics>,
     fence: Fence,
+    clients: SharedClients,
 }
 
 impl Default for Traffic {
@@ -125,13 +128,22 @@ impl Default for Traffic {
 impl Traffic {
     /// Creates a sender with its counter and its fence.
     pub fn new(metrics: Arc<dyn RequestMetrics>, fence: Fence) -> Self {
-        Self { metrics, fence }
+        Self {
+            metrics,
+            fence,
+            clients: SharedClients::default(),
+        }
     }
 
     /// Returns a sender with the same counter and without fence, for requests that the fence itself depends on.
     #[must_use]
     pub fn unfenced(&self) -> Self {
         Self::new(Arc::clone(&self.metrics), Fence::default())
+    }
+
+    /// Returns the clients that send requests.
+    pub const fn clients(&self) -> &SharedClients {
+        &self.clients
     }
 
     /// Returns the fence.

@@ -1,6 +1,7 @@
 //! HTTP requests to the tracker, its UAA or its API: allowed hosts only, bounded replies, redirects to the same origin
 //! only. Network I/O; retries are up to the caller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
@@ -12,8 +13,8 @@ use super::error_text::MAX_ERROR_PAGE_BYTES;
 use super::{Timeouts, TrackerError};
 use crate::api::{Setting, find_cause, redact_error, sanitize};
 use crate::egress::{
-    CheckedResolver, HostDenied, HostPolicy, Peer, RequestLabel, Traffic, all_exempt, ca_certificates,
-    check_proxies, is_loopback, via_proxy,
+    CheckedResolver, ClientSettings, HostDenied, HostPolicy, Peer, RequestLabel, Traffic, all_exempt,
+    ca_certificates, check_proxies, is_loopback, via_proxy,
 };
 
 /// Maximum size of a JSON reply: 2 MiB. A session has less than 1 KiB and a day of the listing less than 200 bytes;
@@ -29,7 +30,7 @@ const MAX_IDLE_PER_HOST: usize = 30;
 /// HTTP client with its allow-list.
 #[derive(Debug)]
 pub(super) struct Transport {
-    client: reqwest::Client,
+    client: Arc<reqwest::Client>,
     hosts: HostPolicy,
     traffic: Traffic,
 }
@@ -52,7 +53,7 @@ pub(super) struct Reply {
 }
 
 impl Transport {
-    /// Creates a client for HTTP/1.1 only: each download has its own connection, so that a slow bucket delays no other
+    /// Creates a transport. Its client speaks HTTP/1.1 only: each download has its own connection, so that a slow bucket delays no other
     /// transfer, and length or chunks mark the end of a body. If every configured URL is on this machine, neither
     /// proxies nor the system's certificates are used.
     pub(super) fn new(
@@ -65,34 +66,19 @@ impl Transport {
         for url in urls {
             hosts.check_url(url)?;
         }
-        let mut builder = reqwest::Client::builder()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            // Reuse only connections that replied a moment ago: if the peer is about to close one, the outcome of a
-            // POST is unknown, and a possibly open session costs far more than a handshake. See docs/adr/0015.
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-            .connect_timeout(timeouts.connect)
-            .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(CheckedResolver::new(hosts.clone()));
+        let plain = urls.iter().all(|url| url.scheme() == "http");
+        let mut settings = ClientSettings::new(&hosts, plain, ca_pem, timeouts.connect);
         if urls.iter().all(|url| is_loopback(url)) || all_exempt() {
-            builder = builder.no_proxy();
+            settings = settings.without_proxies();
         } else {
             check_proxies().map_err(|error| TrackerError::Config {
                 setting: Setting::Proxy,
                 why: error.to_string(),
             })?;
         }
-        builder = match ca_pem {
-            Some(pem) => builder.tls_certs_merge(ca_certificates(pem)?),
-            None if urls.iter().all(|url| url.scheme() == "http") => builder.tls_certs_only([]),
-            None => builder,
-        };
-        let client = builder.build().map_err(|error| TrackerError::Config {
-            setting: Setting::SourceCa,
-            why: redact_error(&error, &[]),
+        let proxies = settings.has_proxies();
+        let client = traffic.clients().get_or_build(settings, || {
+            build_client(&hosts, plain, proxies, ca_pem, timeouts)
         })?;
         Ok(Self {
             client,
@@ -217,6 +203,39 @@ pub(super) async fn read_reply(
         status,
         headers,
         body: body.freeze(),
+    })
+}
+
+fn build_client(
+    hosts: &HostPolicy,
+    plain: bool,
+    proxies: bool,
+    ca_pem: Option<&[u8]>,
+    timeouts: &Timeouts,
+) -> Result<reqwest::Client, TrackerError> {
+    let mut builder = reqwest::Client::builder()
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        // Reuse only connections that replied a moment ago: if the peer is about to close one, the outcome of a
+        // POST is unknown, and a possibly open session costs far more than a handshake. See docs/adr/0015.
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+        .connect_timeout(timeouts.connect)
+        .user_agent(concat!("eventexport/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(CheckedResolver::new(hosts.clone()));
+    if !proxies {
+        builder = builder.no_proxy();
+    }
+    builder = match ca_pem {
+        Some(pem) => builder.tls_certs_merge(ca_certificates(pem)?),
+        None if plain => builder.tls_certs_only([]),
+        None => builder,
+    };
+    builder.build().map_err(|error| TrackerError::Config {
+        setting: Setting::SourceCa,
+        why: redact_error(&error, &[]),
     })
 }
 

@@ -37,7 +37,7 @@ use super::limited::LimitedConnector;
 use super::metered::MeteredConnector;
 use super::{S3Credentials, S3Settings};
 use crate::api::{Remedy, Setting, parse_endpoint};
-use crate::egress::{CheckedResolver, HostPolicy, all_exempt, check_ca, check_proxies};
+use crate::egress::{CheckedResolver, ClientSettings, HostPolicy, all_exempt, check_ca, check_proxies};
 use crate::storage::StoreError;
 
 /// Maximum age of the `Date` header from which the store's time is derived: a minute.
@@ -176,6 +176,30 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
         .endpoint
         .as_ref()
         .is_some_and(|url| url.scheme() == "http");
+    let hosts = &settings.hosts;
+    let mut shared = ClientSettings::new(
+        hosts,
+        plain,
+        settings.ca_pem.as_deref(),
+        settings.timeouts.connect,
+    );
+    if all_exempt() {
+        shared = shared.without_proxies();
+    } else {
+        check_proxies()
+            .map_err(|error| (error.to_string(), Some(Remedy::new(Setting::Proxy, "correct {}"))))?;
+    }
+    let connector = settings
+        .traffic
+        .clients()
+        .get_or_build(shared, || build_connector(settings, plain))?;
+    Ok(http_client_fn(move |_, _| SharedHttpConnector::clone(&connector)))
+}
+
+fn build_connector(
+    settings: &S3Settings,
+    plain: bool,
+) -> Result<SharedHttpConnector, (String, Option<Remedy>)> {
     // Reading the system certificates takes time, and a machine may have none.
     let mut trust = TrustStore::empty().with_native_roots(!plain);
     if let Some(pem) = &settings.ca_pem {
@@ -195,8 +219,6 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
     let proxy = if all_exempt() {
         ProxyConfig::disabled()
     } else {
-        check_proxies()
-            .map_err(|error| (error.to_string(), Some(Remedy::new(Setting::Proxy, "correct {}"))))?;
         ProxyConfig::from_env()
     };
     let connector = Connector::builder()
@@ -210,11 +232,10 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
         .tls_context(context);
     let resolver = SharedDnsResolver::new(CheckedResolver::new(settings.hosts.clone()));
     let connector = SharedHttpConnector::new(connector.build_with_resolver(resolver));
-    let metered = SharedHttpConnector::new(MeteredConnector {
+    Ok(SharedHttpConnector::new(MeteredConnector {
         inner: SharedHttpConnector::new(LimitedConnector(connector)),
         traffic: settings.traffic.clone(),
-    });
-    Ok(http_client_fn(move |_, _| metered.clone()))
+    }))
 }
 
 /// Checks the host of each request, and reads the `Date` of each reply.

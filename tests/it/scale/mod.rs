@@ -11,6 +11,7 @@
 )]
 
 mod control_plane;
+mod dead;
 mod fixture;
 mod flux;
 mod look;

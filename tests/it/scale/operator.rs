@@ -33,6 +33,10 @@ impl MeasuredOperator {
         })
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id
+    }
+
     pub(super) fn usage(&self) -> Result<ProcessUsage> {
         ProcessUsage::of(self.process.id)
     }
