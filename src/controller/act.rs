@@ -16,6 +16,7 @@ use super::secrets::{self, FetchedSecrets};
 use super::{events, finalizer, head_status};
 use crate::api::{ConditionType, EventExport, Reason, SettingNames, find_condition};
 use crate::export::failure::Failure;
+use crate::export::retry_state::RetryState;
 use crate::shares::queue::Tenant;
 use crate::telemetry::metrics::ReconcileResult;
 
@@ -86,10 +87,15 @@ async fn prepare(
 fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
     let tenant = Tenant::new(&owner.namespace, &object.spec.space, &owner.name);
     let tenant = tenant.grouped(start_priority(object).as_str());
+    let tenant = tenant.grouped(&peers_of(object));
     let (uid, version) = (owner.uid.clone(), object.clone());
-    let (run_context, object) = (context.clone(), object.clone());
-    let prepare: PrepareFn =
-        Box::new(move || Box::pin(async move { prepare_run(&run_context, &object, &owner).await }));
+    let taken = context
+        .registry
+        .with(&uid, |entry| entry.take_retry_state(object, (context.now)()));
+    let (retry_state, run_context, object) = (taken.flatten(), context.clone(), object.clone());
+    let prepare: PrepareFn = Box::new(move || {
+        Box::pin(async move { prepare_run(&run_context, &object, &owner, retry_state).await })
+    });
     spawn(context, &uid, version, Task::Export(tenant, prepare));
 }
 
@@ -113,6 +119,7 @@ async fn prepare_run(
     context: &ReconcileContext,
     object: &EventExport,
     owner: &Owner,
+    retry_state: Option<Arc<RetryState>>,
 ) -> Result<PreparedRun, TaskOutcome> {
     let (export, started_at) = (full_name(owner), Instant::now());
     let not_started = |error: kube::Error| {
@@ -136,7 +143,7 @@ async fn prepare_run(
             TaskOutcome::Blocked(failure)
         })?;
     // The watch may lag behind: the resource is read again, so that no export starts for a deleted one. Only an unfinished
-    // export certainly opens sessions; others get the finalizer when they want to.
+    // export needs one in any case; others get the finalizer when they want to.
     let (api, opens_sessions) = (
         context.api(object),
         start_priority(object) == StartPriority::Unfinished,
@@ -156,14 +163,24 @@ async fn prepare_run(
     context
         .registry
         .with(&owner.uid, |entry| entry.sessions = Some(has_finalizer));
-    info!(export, "export started");
+    if retry_state.is_none() {
+        info!(export, "export started");
+    }
     // As the cluster has it now: the watch may lag behind.
     let head = newest.status.as_ref().and_then(head_status::remembered);
     Ok(PreparedRun {
         runner,
         head,
+        retry_state,
         has_finalizer,
     })
+}
+
+/// Returns a name of the peers of an export. Those whose peers do not answer must not delay the others of a namespace.
+fn peers_of(object: &EventExport) -> String {
+    let (source, s3) = (&object.spec.source, &object.spec.destination.s3);
+    let (service, store) = ((&source.region, &source.endpoint), (&s3.region, &s3.endpoint));
+    format!("{service:?} {store:?} {}", s3.bucket)
 }
 
 /// Returns true if the resource has the generation that was watched and is not being deleted.
@@ -180,7 +197,9 @@ fn start_priority(object: &EventExport) -> StartPriority {
     let status = status.filter(|status| Some(status.observed_generation) == object.metadata.generation);
     let condition =
         |kind| find_condition(&status?.conditions, kind).filter(|condition| condition.status == "True");
-    if condition(ConditionType::Complete).is_some() {
+    if status.is_some_and(|status| status.last_error.is_some()) {
+        StartPriority::Failing
+    } else if condition(ConditionType::Complete).is_some() {
         StartPriority::Complete
     } else if condition(ConditionType::Ready).is_some_and(|ready| ready.reason == Reason::CaughtUp.as_str()) {
         StartPriority::CaughtUp

@@ -12,6 +12,7 @@ use super::installations::Installations;
 use super::registry::ExportRegistry;
 use super::runs::Runs;
 use crate::api::EventExport;
+use crate::shares::semaphore::FairSemaphore;
 use crate::telemetry::{Health, Metrics};
 
 /// Clients, registry and settings that all reconciles share.
@@ -19,6 +20,8 @@ pub(super) struct ReconcileContext {
     pub(super) client: Client,
     pub(super) registry: Arc<ExportRegistry>,
     pub(super) runs: Arc<Runs>,
+    /// Turns of reconciles, by namespace and space.
+    pub(super) turns: FairSemaphore,
     pub(super) installations: Arc<Installations>,
     pub(super) exporter: Arc<dyn Exporter>,
     pub(super) recorder: EventRecorder,

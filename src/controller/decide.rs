@@ -75,6 +75,8 @@ pub enum ObservedTask {
 pub enum FinishedTask {
     /// Nothing to do before this time.
     Idle(Timestamp),
+    /// The export goes on at this time: it retries, or waits for a peer. It may open sessions then.
+    Waiting(Timestamp),
     /// The export could not start, or crashed. No retry before this time.
     Failed(Timestamp),
     /// Sessions could not be deleted. No retry before this time.
@@ -88,7 +90,7 @@ impl FinishedTask {
     /// clock was set back.
     fn retry_at(self, now: Timestamp) -> Option<Timestamp> {
         let (next, most) = match self {
-            Self::Idle(next) => (next, RESYNC_INTERVAL),
+            Self::Idle(next) | Self::Waiting(next) => (next, RESYNC_INTERVAL),
             Self::Failed(next) => (next, MAX_FAILURE_BACKOFF),
             Self::ReleaseFailed(next) => (next, MAX_RELEASE_BACKOFF),
             Self::ReleaseImpossible => return None,
@@ -196,13 +198,22 @@ fn export(observed: &ResourceObservation) -> ReconcileDecision {
         return ReconcileDecision::now(Action::Start);
     }
     match result {
-        FinishedTask::Idle(_) if observed.secrets_stale => ReconcileDecision::now(Action::CompareSecrets),
+        FinishedTask::Idle(_) | FinishedTask::Waiting(_) if observed.secrets_stale => {
+            ReconcileDecision::now(Action::CompareSecrets)
+        }
         _ if observed.secrets_stale => ReconcileDecision::now(Action::Start),
         _ => match result.retry_at(observed.now) {
-            Some(next) if observed.finalizer && !observed.sessions => ReconcileDecision {
-                action: Action::RemoveFinalizer,
-                requeue_at: Some(next),
-            },
+            // An export that waits needs it again soon.
+            Some(next)
+                if observed.finalizer
+                    && !observed.sessions
+                    && !matches!(result, FinishedTask::Waiting(_)) =>
+            {
+                ReconcileDecision {
+                    action: Action::RemoveFinalizer,
+                    requeue_at: Some(next),
+                }
+            }
             Some(next) => ReconcileDecision::wait(next),
             // `ReleaseImpossible` comes from a suspended or deleted export; this one was resumed.
             None => ReconcileDecision::now(Action::Start),

@@ -24,6 +24,7 @@ use super::verification::VerificationUpdate;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
 use crate::export::engine::{ReleaseReport, SpecUpdate};
 use crate::export::failure::Failure;
+use crate::export::retry_state::RetryState;
 use crate::export::session_permission::SessionGrant;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
@@ -55,6 +56,8 @@ pub(super) struct ExportEntry {
     pub(super) failure: Option<Failure>,
     /// Result of the last run, until the status in the cluster shows it.
     pub(super) last_run: Option<(Arc<Snapshot>, Arc<ExportSpec>)>,
+    /// Failures of the last run, which ended to wait.
+    pub(super) retry_state: Option<Arc<RetryState>>,
     /// Digest of the spec that was found complete last.
     pub(super) complete_spec: Option<NonZero<u64>>,
     /// Report of a release that left sessions.
@@ -197,6 +200,7 @@ impl ExportEntry {
             errors: 0,
             failure: None,
             last_run: None,
+            retry_state: None,
             complete_spec: None,
             release_report: None,
             runner_rebuilt: false,
@@ -210,6 +214,26 @@ impl ExportEntry {
             verification: None,
             verification_written: false,
         }
+    }
+
+    /// Takes the failures with which the last run ended to wait, if it had the spec of `object`. A user who changed
+    /// something, or asks for it, ends the waits.
+    pub(super) fn take_retry_state(
+        &mut self,
+        object: &EventExport,
+        now: Timestamp,
+    ) -> Option<Arc<RetryState>> {
+        let mut retry_state = self.retry_state.take()?;
+        let TaskState::Finished { spec, .. } = self.state else {
+            return None;
+        };
+        if spec != spec_digest(&object.spec) {
+            return None;
+        }
+        if self.restart_requested || self.suspended || self.secrets.stale {
+            Arc::make_mut(&mut retry_state).retry_all(now);
+        }
+        Some(retry_state)
     }
 
     /// Returns true if this version is not older than the newest reconciled one, and records it as the newest.
@@ -332,7 +356,7 @@ impl ExportEntry {
         matches!(
             self.state,
             TaskState::Finished {
-                result: FinishedTask::Idle(_),
+                result: FinishedTask::Idle(_) | FinishedTask::Waiting(_),
                 ..
             }
         ) && self.last_run.is_none()
@@ -394,6 +418,45 @@ pub(super) fn digest(value: &impl Serialize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Reason;
+
+    #[test]
+    fn the_next_run_goes_on_with_the_backoff_unless_a_user_changed_something() {
+        let now = Timestamp::from_second(1_528_500_000).unwrap();
+        let spec = serde_json::json!({
+            "space": "s", "dateRange": {"start": "2018-06-01"},
+            "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}},
+            "destination": {"s3": {"bucket": "audit"}},
+        });
+        let object = EventExport::new("june", serde_json::from_value(spec).unwrap());
+        let mut failed = RetryState::default();
+        failed.record_export_failure(Failure::retry(Reason::SourceUnreachable, "no reply"), now, 1.0);
+        let retry_at = failed.export_backoff.as_ref().unwrap().retry_at;
+        assert!(retry_at > now);
+        let taken = |change: &dyn Fn(&mut ExportEntry)| {
+            let mut entry = ExportEntry::new(Arc::new(ObjectRef::from_obj(&object)));
+            entry.state = TaskState::Finished {
+                spec: spec_digest(&object.spec),
+                result: FinishedTask::Waiting(retry_at),
+            };
+            entry.retry_state = Some(Arc::new(failed.clone()));
+            change(&mut entry);
+            let taken = entry.take_retry_state(&object, now);
+            assert!(entry.retry_state.is_none());
+            taken.map(|state| state.export_backoff.as_ref().unwrap().retry_at)
+        };
+        assert_eq!(taken(&|_| {}), Some(retry_at));
+        assert_eq!(taken(&|entry| entry.restart_requested = true), Some(now));
+        assert_eq!(taken(&|entry| entry.suspended = true), Some(now));
+        assert_eq!(taken(&|entry| entry.secrets.stale = true), Some(now));
+        let other_spec = |entry: &mut ExportEntry| {
+            entry.state = TaskState::Finished {
+                spec: 1,
+                result: FinishedTask::Waiting(retry_at),
+            };
+        };
+        assert_eq!(taken(&other_spec), None);
+    }
 
     #[test]
     fn an_idle_export_uses_little_memory() {

@@ -61,6 +61,8 @@ pub use look_request::REQUEST_ANNOTATIONS;
 pub use status_writer::FIELD_MANAGER;
 
 use crate::api::EventExport;
+use crate::shares::queue::DepthLimits;
+use crate::shares::semaphore::FairSemaphore;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::ResourceSource;
 use context::ReconcileContext;
@@ -154,6 +156,7 @@ async fn run_as_leader(
         client: client.clone(),
         registry: registry.clone(),
         runs: runs.clone(),
+        turns: FairSemaphore::new(DepthLimits::flat(config.concurrency.into())),
         installations,
         exporter: (config.exporter)(cluster, me.clone()),
         recorder: EventRecorder::new(client.clone(), me, metrics.clone()),
@@ -291,13 +294,13 @@ async fn run_controller(
     .reflect(writer)
     .applied_objects();
     let settings = controller::Config::default()
-        .concurrency(config.concurrency)
+        // `ReconcileContext::turns` bounds them.
+        .concurrency(0)
         .debounce(config.debounce);
     let woken = stream::unfold(woken, |mut woken| async {
         woken.recv().await.map(|object| (Some(object), woken))
     });
-    // The controller polls this stream like its other triggers, so it sends heartbeats only while its loop runs. It may
-    // not poll while all reconcile slots are taken: then the deadlines of the reconciles apply.
+    // The controller polls this stream like its other triggers, so it sends heartbeats only while its loop runs.
     let health = context.health.clone();
     let heartbeat = stream::unfold(tokio::time::interval(HEARTBEAT_INTERVAL), move |mut interval| {
         let health = health.clone();

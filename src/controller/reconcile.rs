@@ -17,6 +17,7 @@ use super::kube_error::describe_error;
 use super::status_writer::{WRITE_INTERVAL, update_status};
 use super::{events, finalizer};
 use crate::api::EventExport;
+use crate::shares::queue::Tenant;
 use crate::telemetry::metrics::ReconcileResult;
 
 /// Maximum time that a reconcile may take. A longer one fails and is retried.
@@ -42,8 +43,22 @@ pub(super) enum ReconcileError {
     TimedOut,
 }
 
-/// Reconciles one resource.
+/// Reconciles one resource when it is its turn: a namespace with thousands of resources delays no other.
 pub(super) async fn reconcile(
+    object: Arc<EventExport>,
+    context: Arc<ReconcileContext>,
+) -> Result<Action, ReconcileError> {
+    let tenant = Tenant::new(
+        &object.namespace().unwrap_or_default(),
+        &object.spec.space,
+        &object.name_any(),
+    );
+    let _turn = context.turns.acquire(&tenant, 0).await;
+    // On the heap: thousands may wait for their turn.
+    Box::pin(reconcile_now(object, context)).await
+}
+
+async fn reconcile_now(
     object: Arc<EventExport>,
     context: Arc<ReconcileContext>,
 ) -> Result<Action, ReconcileError> {

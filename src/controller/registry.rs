@@ -427,9 +427,15 @@ fn after_export(entry: &mut ExportEntry, uid: &str, snapshot: Arc<Snapshot>, now
         entry.failures = 0;
         entry.sessions = Some(!snapshot.sessions.is_empty());
     }
+    entry.retry_state.clone_from(&snapshot.retry_state);
     let export = entry.runner.as_ref().map(|runner| runner.export().clone());
     entry.last_run = export.map(|export| (snapshot, export));
-    FinishedTask::Idle(next.max(later(now, MIN_IDLE)))
+    let next = next.max(later(now, MIN_IDLE));
+    if entry.retry_state.is_some() {
+        FinishedTask::Waiting(next)
+    } else {
+        FinishedTask::Idle(next)
+    }
 }
 
 /// Returns the time of the daily run of an idle export: its own time of day, between 1 and 25 h from `now`. It does not

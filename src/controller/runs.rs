@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, OptionFuture};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -19,6 +20,7 @@ use crate::api::EventExport;
 use crate::export::engine::{ReleaseReport, RunControl, SpecUpdate};
 use crate::export::failure::Failure;
 use crate::export::manifest::head::HeadRecord;
+use crate::export::retry_state::RetryState;
 use crate::export::session_permission::{SessionGrant, SessionPermission};
 use crate::export::snapshot::Snapshot;
 use crate::shares::queue::{DepthLimits, Tenant};
@@ -26,13 +28,20 @@ use crate::shares::semaphore::{FairPermit, FairSemaphore};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::GaugeShare;
 
-/// Maximum exports of one namespace and [`StartPriority`] that list their bucket for the first time concurrently. A restart
-/// with thousands of resources must not send all requests at once.
+/// Maximum exports of one namespace, peers and [`StartPriority`] that list their bucket for the first time concurrently. A
+/// restart with thousands of resources must not send all requests at once.
 const MAX_FIRST_LISTINGS: u64 = 20;
 
-/// First listings that are kept for each level of newcomers: for namespaces, priorities and spaces without one. With them,
+/// First listings that are kept for each level of newcomers: for namespaces, peers and priorities without one. With them,
 /// there are 32 at most.
 const RESERVED_FIRST_LISTINGS: u64 = 4;
+
+/// Maximum exports of one namespace, peers and [`StartPriority`] that wait for slow peers before they want a session: their
+/// clients and requests take memory. With those that are kept for newcomers, there are 304 at most.
+const MAX_SLOW_STARTS: u64 = 256;
+
+/// Slow starts that are kept for each level of newcomers.
+const RESERVED_SLOW_STARTS: u64 = 16;
 
 /// Capacity of the channel of events. Runs wait when it is full.
 const EVENT_CAPACITY: usize = 1024;
@@ -40,8 +49,8 @@ const EVENT_CAPACITY: usize = 1024;
 /// Minimum time between two changes that a run reports.
 pub(super) const CHANGE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Maximum time that an export keeps its permit for the first listing of its bucket: 1 s. Then its peers are slow or do not
-/// answer, and thousands of such exports must not keep others from starting.
+/// Time after which an export that wants no session yet gives its permit for the first listing back, once there is a place
+/// among those with slow peers: 1 s. Exports whose peers do not answer must not keep others from starting.
 const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Group of an export for the first listing of its bucket. Within a namespace, the groups take turns: an export of a small
@@ -50,6 +59,8 @@ const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) enum StartPriority {
     /// Windows are missing, as far as the status says.
     Unfinished,
+    /// The last run had an error: the next one may have it, too.
+    Failing,
     /// All settled windows were stored. A new day may be missing, which the service keeps for weeks.
     CaughtUp,
     /// Everything was stored; the export is only verified.
@@ -61,6 +72,8 @@ pub(super) struct PreparedRun {
     pub(super) runner: Arc<dyn ExportRunner>,
     /// Newest manifest, as the status remembers it.
     pub(super) head: Option<HeadRecord>,
+    /// Failures with which the last run ended to wait.
+    pub(super) retry_state: Option<Arc<RetryState>>,
     /// True if the resource has its finalizer.
     pub(super) has_finalizer: bool,
 }
@@ -81,6 +94,7 @@ impl StartPriority {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Unfinished => "unfinished",
+            Self::Failing => "failing",
             Self::CaughtUp => "caught-up",
             Self::Complete => "complete",
         }
@@ -88,6 +102,13 @@ impl StartPriority {
 }
 
 impl Task {
+    fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::Export(tenant, _) => Some(tenant),
+            Self::Release(_) => None,
+        }
+    }
+
     pub(super) const fn kind(&self) -> TaskKind {
         match self {
             Self::Export(..) => TaskKind::Export,
@@ -136,6 +157,7 @@ pub(super) enum TaskOutcome {
 pub(super) struct Runs {
     tasks: TaskTracker,
     start_queue: FairSemaphore,
+    slow_starts: FairSemaphore,
     events: mpsc::Sender<RunEvent>,
     metrics: Metrics,
 }
@@ -150,6 +172,10 @@ impl Runs {
                 MAX_FIRST_LISTINGS,
                 RESERVED_FIRST_LISTINGS,
             )),
+            slow_starts: FairSemaphore::new(DepthLimits::with_reserves(
+                MAX_SLOW_STARTS,
+                RESERVED_SLOW_STARTS,
+            )),
             events,
             metrics,
         };
@@ -161,6 +187,7 @@ impl Runs {
         let (out, snapshots) = watch::channel(Arc::<Snapshot>::default());
         let (admit, admitted) = oneshot::channel();
         let (stop, kind, serial) = (CancellationToken::new(), task.kind(), id.serial);
+        let tenant = task.tenant().cloned();
         let (look, looks) = watch::channel(0);
         let (newest_spec, updates) = watch::channel(SpecUpdate::default());
         let (sessions, grant) = SessionPermission::asked();
@@ -171,6 +198,7 @@ impl Runs {
             head: None,
             updates,
             sessions,
+            retry_state: None,
         };
         let work = run_task(
             self.clone(),
@@ -193,8 +221,14 @@ impl Runs {
             abort: work.abort_handle(),
             snapshots: snapshots.clone(),
         };
-        self.tasks
-            .spawn(supervise(self.clone(), id, work, snapshots, admitted, grant));
+        self.tasks.spawn(supervise(
+            self.clone(),
+            (id, tenant),
+            work,
+            snapshots,
+            admitted,
+            grant,
+        ));
         running
     }
 
@@ -235,6 +269,7 @@ async fn run_task(
     let PreparedRun {
         runner,
         head,
+        retry_state,
         has_finalizer,
     } = tokio::select! {
         biased;
@@ -247,7 +282,11 @@ async fn run_task(
     if has_finalizer {
         grant.give();
     }
-    let control = RunControl { head, ..control };
+    let control = RunControl {
+        head,
+        retry_state,
+        ..control
+    };
     runs.report(&id, RunEventKind::Prepared(runner.clone())).await;
     TaskOutcome::Exported(runner.run(&out, control).await)
 }
@@ -255,7 +294,7 @@ async fn run_task(
 /// Reports the changes of a task, and its end or panic.
 async fn supervise(
     runs: Arc<Runs>,
-    id: TaskId,
+    (id, tenant): (TaskId, Option<Tenant>),
     mut work: JoinHandle<TaskOutcome>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut admitted: oneshot::Receiver<FairPermit>,
@@ -266,19 +305,17 @@ async fn supervise(
         GaugeShare::of(&runs.metrics.sessions_open),
     );
     running.set(1);
+    // Held until the export wants sessions, ends, or has a place among those with slow peers.
     let mut permit: Option<FairPermit> = None;
-    let (mut queued, mut changed, mut asked) = (true, false, false);
-    let (mut quiet_until, mut permit_until) = (Instant::now(), Instant::now());
+    let mut slow_start: OptionFuture<BoxFuture<'_, FairPermit>> = None.into();
+    let (mut queued, mut changed, mut asked, mut slow) = (true, false, false, false);
+    let mut quiet_until = Instant::now();
     let outcome = loop {
         tokio::select! {
             ended = &mut work => break ended,
             Ok(()) = snapshots.changed() => {
-                let snapshot = snapshots.borrow_and_update().clone();
-                sessions.set(snapshot.sessions.len());
+                sessions.set(snapshots.borrow_and_update().sessions.len());
                 changed = true;
-                if snapshot.observed {
-                    permit = None;
-                }
             }
             () = sleep_until(quiet_until), if changed => {
                 changed = false;
@@ -287,14 +324,29 @@ async fn supervise(
             }
             () = grant.wanted(), if !asked => {
                 asked = true;
-                runs.report(&id, RunEventKind::Changed).await;
+                (queued, slow) = (false, false);
+                (permit, slow_start) = (None, None.into());
+                if !grant.is_given() {
+                    runs.report(&id, RunEventKind::Changed).await;
+                }
             }
             received = &mut admitted, if queued => {
                 queued = false;
                 permit = received.ok();
-                permit_until = Instant::now() + FIRST_LISTING_TIMEOUT;
+                let place = tenant.as_ref().filter(|_| permit.is_some()).map(|tenant| {
+                    let slow_starts = &runs.slow_starts;
+                    let place = async move {
+                        sleep(FIRST_LISTING_TIMEOUT).await;
+                        slow_starts.acquire(tenant, 0).await
+                    };
+                    place.boxed()
+                });
+                (slow, slow_start) = (place.is_some(), place.into());
             }
-            () = sleep_until(permit_until), if permit.is_some() => permit = None,
+            Some(place) = &mut slow_start, if slow => {
+                slow = false;
+                permit = Some(place);
+            }
         }
     };
     drop(permit);

@@ -433,6 +433,7 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
         looked: _,
         applied: _,
         retention: _,
+        retry_state: _,
     } = snapshot;
     let small = |count: &u64| u32::try_from(*count).unwrap_or(u32::MAX);
     let large = |count: &u64| Some(i64::try_from(*count).unwrap_or(i64::MAX));

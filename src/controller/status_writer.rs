@@ -219,7 +219,7 @@ async fn write_status(
             after.last_handled_reconcile_at = Some(value);
         }
         if let (KnownState::Observed(..), TaskState::Finished { result, .. }) = (known, &entry.state)
-            && let FinishedTask::Idle(next) = result
+            && let FinishedTask::Idle(next) | FinishedTask::Waiting(next) = result
         {
             after.next_run_time = Some(Time(truncate_to_second(*next)));
         }

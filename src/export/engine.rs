@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::manifest::head::HeadRecord;
 use super::manifest::sign::Signing;
 use super::observer::{EngineLoad, EngineObserver, NoopObserver};
+use super::retry_state::RetryState;
 use super::run::ExportRun;
 use super::run_context::{RunContext, SharedResources};
 use super::session_permission::SessionPermission;
@@ -118,6 +119,8 @@ pub struct RunControl {
     pub updates: watch::Receiver<SpecUpdate>,
     /// Permission to open sessions.
     pub sessions: SessionPermission,
+    /// Failures with which a run of the same spec ended to wait.
+    pub retry_state: Option<Arc<RetryState>>,
 }
 
 /// Newer spec of a running export.
@@ -140,6 +143,7 @@ impl From<CancellationToken> for RunControl {
             head: None,
             updates,
             sessions: SessionPermission::given(),
+            retry_state: None,
         }
     }
 }

@@ -22,6 +22,8 @@ const WAIT_BACKOFF: (Duration, Duration) = (Duration::from_secs(20), Duration::f
 const MANUAL_BACKOFF: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(6));
 /// Maximum number of attempts to get the newest counts of the service for one comparison.
 pub const RECHECK_ATTEMPTS_MAX: u32 = 3;
+/// Maximum failed windows and attempts with which a run ends to wait: they stay in memory.
+const WAITING_ENTRIES_MAX: usize = 500;
 /// Number of timeouts of a day after which it is exported by the hour.
 const TIMEOUTS_MAX: u32 = 2;
 
@@ -139,6 +141,12 @@ impl RetryState {
                 entry.retry_at = entry.retry_at.min(now);
             }
         }
+    }
+
+    /// Returns true if the state is small enough to be kept without its run.
+    pub fn is_small(&self) -> bool {
+        let others = self.foreign_objects.len() + self.rechecked.len();
+        self.windows.len() + self.unrecovered.len() + others <= WAITING_ENTRIES_MAX
     }
 
     /// Returns true if an hour had no events although the other hours do not account for the reported count of the day.

@@ -34,6 +34,7 @@ use super::retry_state::RetryState;
 use super::revision::{RevisionTarget, confirm_count};
 use super::run_context::{RunContext, RunInbox};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
+use super::spec::RetryPolicy;
 use super::task_events::TaskEvent;
 use super::timestamp::write_timestamp;
 use crate::api::Reason;
@@ -66,6 +67,14 @@ const PACE_FACTOR: u32 = 9;
 const PACE_MAX: Duration = Duration::from_millis(100);
 /// Minimum pause between decisions: 1 ms, the resolution of the timer.
 const PACE_MIN: Duration = Duration::from_millis(1);
+/// Minimum wait for which a run ends whose bucket could not be listed: 5 s.
+const WAIT_UNLISTED_MIN: Duration = Duration::from_secs(5);
+/// Minimum wait for which a run with a small archive ends: 20 s. The next one lists the bucket again.
+const WAIT_MIN: Duration = Duration::from_secs(20);
+/// Minimum wait for which a run with a large archive ends, which takes many requests to list: 2 min.
+const WAIT_LARGE_MIN: Duration = Duration::from_mins(2);
+/// Maximum windows with a receipt in a small archive: about those of a page of the listing.
+const SMALL_ARCHIVE_WINDOWS: usize = 300;
 /// Maximum sleep: 10 min. A clock that is set does not make the loop oversleep.
 const SLEEP_MAX: Duration = Duration::from_mins(10);
 
@@ -174,17 +183,21 @@ impl ExportRun {
             head,
             updates,
             sessions: _,
+            retry_state,
         } = control;
         let abandoned = ctx.export.abandoned_head.clone();
         Self {
-            retry_state: RetryState {
-                session_wait: ctx.shared.limits.session_wait,
-                report: ReportState {
-                    since: (ctx.shared.now)(),
-                    ..ReportState::default()
+            retry_state: retry_state.map_or_else(
+                || RetryState {
+                    session_wait: ctx.shared.limits.session_wait,
+                    report: ReportState {
+                        since: (ctx.shared.now)(),
+                        ..ReportState::default()
+                    },
+                    ..RetryState::default()
                 },
-                ..RetryState::default()
-            },
+                Arc::unwrap_or_clone,
+            ),
             ctx,
             journal: None,
             chain_cache: ChainCache::new(),
@@ -243,10 +256,35 @@ impl ExportRun {
                 return snapshot;
             }
             if !changed {
+                if let Some(wake) = wake.filter(|wake| self.may_end_to_wait(*wake)) {
+                    return self.end_to_wait(&snapshot, wake);
+                }
                 self.pause(spent).await;
                 self.wait(wake).await;
             }
         }
+    }
+
+    /// Returns true if the run may end and be started again at `wake`: nothing runs, and that costs less than to keep the
+    /// clients and the journal until then.
+    fn may_end_to_wait(&self, wake: Timestamp) -> bool {
+        let restarted = self.ctx.export.retry_policy == RetryPolicy::Forever;
+        let least = match &self.journal {
+            None => WAIT_UNLISTED_MIN,
+            Some(journal) if journal.receipts.len() <= SMALL_ARCHIVE_WINDOWS => WAIT_MIN,
+            Some(_) => WAIT_LARGE_MIN,
+        };
+        let wait = Duration::try_from(wake.duration_since(self.now())).unwrap_or_default();
+        restarted && self.running.is_empty() && wait >= least && self.retry_state.is_small()
+    }
+
+    /// Returns the last snapshot of a run that ends to wait.
+    fn end_to_wait(self, snapshot: &Snapshot, wake: Timestamp) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
+            next_run_at: Some(wake),
+            retry_state: Some(Arc::new(self.retry_state)),
+            ..snapshot.clone()
+        })
     }
 
     /// Ends all waits if a user asks to look now. The bucket and the days of the service are then listed again.
@@ -1337,6 +1375,7 @@ impl ExportRun {
             looked: self.looked,
             applied: self.applied,
             retention: self.ctx.listing_cache.retention(),
+            retry_state: None,
         }
     }
 

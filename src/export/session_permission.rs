@@ -66,12 +66,16 @@ impl SessionGrant {
         *self.wanted.borrow()
     }
 
-    /// Waits until the run waits for the permission. Never returns if it has it, or is gone.
+    /// Waits until the run wants to open sessions. Never returns if it is gone.
     pub async fn wanted(&mut self) {
-        let gone = self.wanted.wait_for(|wanted| *wanted).await.is_err();
-        if gone || *self.granted.borrow() {
+        if self.wanted.wait_for(|wanted| *wanted).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Returns true if sessions are permitted.
+    pub fn is_given(&self) -> bool {
+        *self.granted.borrow()
     }
 
     /// Permits sessions, for the rest of the run.

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Problem;
 use super::manifest::head::HeadRecord;
+use super::retry_state::RetryState;
 use crate::archive::coverage::{Damage, Growth};
 use crate::archive::receipt::WindowFacts;
 use crate::archive::window::{HourSet, Window};
@@ -79,6 +80,8 @@ pub struct Snapshot {
     pub applied: u64,
     /// Last observed retention of the service; `None`: not requested, or the service does not list its days.
     pub retention: Option<ObservedRetention>,
+    /// Failures of a run that ended to wait until `next_run_at`: the next run goes on with them.
+    pub retry_state: Option<Arc<RetryState>>,
 }
 
 /// The oldest day that the service listed, with the time of the listing.

@@ -51,6 +51,7 @@ fn an_export_starts_stops_and_restarts() {
         ..observed(task)
     };
     let idle = |second| finished(FinishedTask::Idle(at(second)));
+    let waiting = |second| finished(FinishedTask::Waiting(at(second)));
     let failed = |second| finished(FinishedTask::Failed(at(second)));
     let noop = ReconcileDecision::now(Action::Noop);
     for (observed, expected) in [
@@ -128,6 +129,15 @@ fn an_export_starts_stops_and_restarts() {
             ReconcileDecision::now(Action::Start),
         ),
         (quiet(idle(SOON)), ReconcileDecision::wait(at(SOON))),
+        (quiet(waiting(SOON)), ReconcileDecision::wait(at(SOON))),
+        (quiet(waiting(PAST)), ReconcileDecision::now(Action::Start)),
+        (
+            ResourceObservation {
+                secrets_stale: true,
+                ..quiet(waiting(SOON))
+            },
+            ReconcileDecision::now(Action::CompareSecrets),
+        ),
         (quiet(idle(PAST)), ReconcileDecision::now(Action::Start)),
         (quiet(failed(SOON)), ReconcileDecision::wait(at(SOON))),
         (quiet(failed(PAST)), ReconcileDecision::now(Action::Start)),
@@ -152,6 +162,12 @@ fn the_finalizer_stays_only_while_sessions_may_be_open() {
         }
     );
     assert_eq!(decide(&observed(idle)).action, Action::Noop);
+    // An export that waits wants a session soon.
+    let waits = ResourceObservation {
+        sessions: false,
+        ..observed(finished(FinishedTask::Waiting(at(SOON))))
+    };
+    assert_eq!(decide(&waits), ReconcileDecision::wait(at(SOON)));
     assert_eq!(
         decide(&ResourceObservation {
             finalizer: false,

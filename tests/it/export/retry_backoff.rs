@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventexport::export::engine::RunControl;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::{ExportSpec, RetryPolicy};
 use eventexport::storage::Store;
@@ -110,4 +111,39 @@ async fn an_initial_store_outage_is_cleared_after_recovery() {
         "{seen:#?}"
     );
     assert!(seen.calls < 20 && seen.snapshots < 20, "{seen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_would_wait_for_long_ends_and_the_next_one_keeps_its_backoff() {
+    let mut fixture = EngineFixture::start(settings(), date(2018, 6, 3), date(2018, 6, 4)).await;
+    fixture.export.retry_policy = RetryPolicy::Forever;
+    let store = FaultyStore::new(fixture.store(), &Arc::default(), 1, StoreFault::Forbid);
+    let (engine, export) = (fixture.engine(), Arc::new(fixture.export.clone()));
+    let run = async |retry_state| {
+        let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
+        let control = RunControl {
+            retry_state,
+            ..RunControl::from(CancellationToken::new())
+        };
+        let (out, _) = watch::channel(Arc::<Snapshot>::default());
+        let run = engine.run(Arc::clone(&export), peers, &out, control);
+        let ended = tokio::time::timeout(Duration::from_secs(30), run).await;
+        ended.expect("the run ends")
+    };
+    let first = run(None).await;
+    assert!(!first.observed && first.problems.len() == 1, "{first:#?}");
+    let mut waits = first.retry_state.clone().expect("it waits");
+    let retry_at = waits.export_backoff.as_ref().map(|entry| entry.retry_at);
+    assert!(first.next_run_at.is_some() && first.next_run_at == retry_at);
+
+    // Too early: nothing is sent.
+    let calls = store.calls();
+    let second = run(Some(Arc::clone(&waits))).await;
+    assert_eq!(store.calls(), calls);
+    assert_eq!(second.next_run_at, retry_at);
+    assert_eq!(second.problems.len(), 1);
+
+    Arc::make_mut(&mut waits).retry_all(jiff::Timestamp::now());
+    let last = run(Some(waits)).await;
+    assert!(last.complete && last.retry_state.is_none(), "{last:#?}");
 }

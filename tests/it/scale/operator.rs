@@ -33,10 +33,6 @@ impl MeasuredOperator {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.process.id
-    }
-
     pub(super) fn usage(&self) -> Result<ProcessUsage> {
         ProcessUsage::of(self.process.id)
     }
