@@ -115,7 +115,7 @@ pub enum StoreError {
         key: String,
     },
     /// No space.
-    #[error("{store} is full: {message}")]
+    #[error("{store} is full{}", after_colon(message))]
     Full {
         /// Name of the store.
         store: String,
@@ -123,10 +123,12 @@ pub enum StoreError {
         message: String,
     },
     /// Throttled; `after` where the store states it.
-    #[error("{store} throttles requests")]
+    #[error("{store} throttles requests{}", after_colon(message))]
     Throttled {
         /// Name of the store.
         store: String,
+        /// Code and text of the reply, shortened.
+        message: String,
         /// Wait that the store asks for.
         after: Option<Duration>,
     },
@@ -192,7 +194,7 @@ pub enum StoreError {
         remedy: Option<Remedy>,
     },
     /// Any other rejection by the store.
-    #[error("{store} answered {status} {code}: {message}")]
+    #[error("{store} answered {status} {code}{}", after_colon(message))]
     Rejected {
         /// Name of the store.
         store: String,
@@ -302,6 +304,15 @@ impl StoreError {
             | Self::ArchiveTooLarge { .. }
             | Self::InvalidSettings { .. } => StoreErrorClass::ActionRequired,
         }
+    }
+}
+
+/// Returns a text of the store as the end of a message. Not every reply has one.
+fn after_colon(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
     }
 }
 

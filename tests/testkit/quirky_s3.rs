@@ -34,6 +34,7 @@ pub(crate) enum Quirk {
     CircularTokens,
     EndlessPages,
     SlowList(Duration),
+    CutDocuments,
     DeleteRefused(Refusal),
     BatchDeleteRefused(Refusal),
     WriteRefused(Refusal),
@@ -81,6 +82,10 @@ pub(crate) const QUIRKS: &[(&str, &str)] = &[
         "each page of a listing is the first one and names a new continuation",
     ),
     ("slow-list=DURATION", "listings are answered after that time"),
+    (
+        "cut-documents",
+        "successful documents, such as listings, end in the middle, with a matching Content-Length",
+    ),
     (
         "delete-refused[=STATUS:CODE:MESSAGE]",
         "deletes are refused (451:UnavailableForLegalReasons, as under a retention policy)",
@@ -163,6 +168,7 @@ impl FromStr for Quirk {
             "repeated-token" => Self::RepeatedToken,
             "circular-tokens" => Self::CircularTokens,
             "endless-pages" => Self::EndlessPages,
+            "cut-documents" => Self::CutDocuments,
             "content-md5-required" => Self::ContentMd5Required,
             "no-list-uploads" => Self::NoListUploads,
             "ignores-if-none-match" => Self::IgnoresIfNoneMatch,
@@ -799,7 +805,12 @@ impl Contents {
         } else {
             body.to_owned()
         };
-        document(StatusCode::OK, "application/xml", body)
+        let end = if self.has(&Quirk::CutDocuments) {
+            body.len() / 2
+        } else {
+            body.len()
+        };
+        document(StatusCode::OK, "application/xml", body[..end].to_owned())
     }
 }
 

@@ -4,15 +4,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_config::BehaviorVersion;
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::BehaviorVersion;
 use aws_runtime::auth::SigV4OperationSigningConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::{
-    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
-    BeforeTransmitInterceptorContextRef,
+    AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextMut,
+    BeforeTransmitInterceptorContextMut, BeforeTransmitInterceptorContextRef,
 };
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
@@ -32,7 +32,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
-use super::errors::WebPage;
+use super::document::{BadDocument, check_document};
 use super::limited::LimitedConnector;
 use super::metered::MeteredConnector;
 use super::{S3Credentials, S3Settings};
@@ -302,9 +302,23 @@ impl Intercept for RequestInterceptor {
         // An object that is a page, such as a report, has user metadata.
         let has_metadata = headers.iter().any(|(name, _)| name.starts_with("x-amz-meta-"));
         if html && !has_metadata && response.status().is_success() {
-            return Err(WebPage.into());
+            return Err(BadDocument::WebPage.into());
         }
         Ok(())
+    }
+
+    /// Checks the documents of S3 here, where they are read completely; an object is still a stream.
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        match response.body().bytes() {
+            Some(body) if response.status().is_success() => Ok(check_document(body)?),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Conversion of S3 error replies and SDK errors to [`StoreError`]. No I/O.
 
+use std::borrow::Cow;
 use std::error::Error;
+use std::io::Read as _;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -10,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::S3Credentials;
 use super::body::IdleTimeout;
+use super::document::BadDocument;
 use crate::api::{MAX_REDACTED_CHARS, Remedy, Setting, find_cause, redact, redact_error};
 use crate::egress::HostDenied;
 use crate::storage::StoreError;
@@ -64,6 +67,9 @@ const UNSUPPORTED_ATTRIBUTES: &[&str] = &[
     "ObjectLockConfigurationNotFoundError",
     "AccessControlListNotSupported",
 ];
+/// Maximum bytes of a compressed error reply after decompression: 64 KiB.
+const UNPACKED_MAX_BYTES: u64 = 64 << 10;
+
 /// Prefix of error codes of a key management service.
 const KMS_PREFIX: &str = "KMS.";
 
@@ -143,6 +149,9 @@ impl Redactor {
     fn quote(&self, code: &str, message: &str) -> String {
         let letters = |text: &str| text.to_ascii_lowercase().replace([' ', '.'], "");
         let message = self.redact(message);
+        if code.is_empty() {
+            return message;
+        }
         if message.is_empty() || letters(&message) == letters(code) {
             return code.to_owned();
         }
@@ -178,11 +187,6 @@ pub(super) struct S3ErrorResponse<'a> {
     pub(super) endpoint: Option<&'a str>,
 }
 
-/// A successful reply is a web page.
-#[derive(Debug, thiserror::Error)]
-#[error("the reply is a web page")]
-pub(super) struct WebPage;
-
 /// Converts an error of the SDK.
 pub(super) fn error_from_sdk<E>(
     context: RequestContext<'_>,
@@ -192,13 +196,18 @@ pub(super) fn error_from_sdk<E>(
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
+    if let Some(bad) = find_cause::<BadDocument>(error) {
+        return error_from_document(context, *bad);
+    }
     if let SdkError::ServiceError(response) = error {
         let raw = response.raw();
         let header = |name: &str| raw.headers().get(name);
-        let body = String::from_utf8_lossy(raw.body().bytes().unwrap_or_default());
+        let body = readable(raw.body().bytes().unwrap_or_default());
         let message = match (response.err().message(), response.err().code()) {
-            (None, None) => page_text(&body),
-            (message, _) => message.unwrap_or_default().to_owned(),
+            (None | Some(""), None) => page_text(&body),
+            // The parser of the SDK skips CDATA.
+            (None | Some(""), _) => element(&body, "Message").map_or_else(String::new, page_text),
+            (Some(message), _) => message.to_owned(),
         };
         return error_from_response(
             context,
@@ -211,7 +220,9 @@ where
                     .and_then(|text| text.parse().ok())
                     .map(Duration::from_secs),
                 bucket_region: header("x-amz-bucket-region"),
-                endpoint: element(&body, "Endpoint").or_else(|| header("location")),
+                // The query of a login page may hold a token.
+                endpoint: element(&body, "Endpoint")
+                    .or_else(|| header("location").and_then(|url| url.split(['?', '#']).next())),
             },
         );
     }
@@ -223,14 +234,6 @@ where
         let code = credentials_problem(redactor.redact_error(missing));
         return StoreError::InvalidCredentials { store, code };
     }
-    if find_cause::<WebPage>(error).is_some() {
-        return StoreError::Rejected {
-            store,
-            status: 200,
-            code: "with a web page".to_owned(),
-            message: "the endpoint is not an S3 store, or a proxy or login page answers for it".to_owned(),
-        };
-    }
     match error {
         // The SDK could not build the request, so a retry would fail too.
         SdkError::ConstructionFailure(_) => StoreError::InvalidSettings {
@@ -241,6 +244,24 @@ where
         _ => StoreError::Network {
             store,
             message: redactor.redact_error(error) + context.via_proxy,
+        },
+    }
+}
+
+/// Converts a successful reply with a bad document. One that is cut is as a reply that broke off: its request may have
+/// had its effect.
+fn error_from_document(context: RequestContext<'_>, bad: BadDocument) -> StoreError {
+    let store = context.store.to_owned();
+    match bad {
+        BadDocument::WebPage => StoreError::Rejected {
+            store,
+            status: 200,
+            code: "with a web page".to_owned(),
+            message: "the endpoint is not an S3 store, or a proxy or login page answers for it".to_owned(),
+        },
+        BadDocument::Cut => StoreError::Network {
+            store,
+            message: format!("{bad}{}", context.via_proxy),
         },
     }
 }
@@ -299,8 +320,12 @@ pub(super) fn error_from_response(
         return StoreError::Full { store, message };
     }
     if is(THROTTLED) || matches!(status, 429 | 503) || (status >= 500 && retry_after.is_some()) {
-        let after = retry_after;
-        return StoreError::Throttled { store, after };
+        let message = redactor.quote(code, message);
+        return StoreError::Throttled {
+            store,
+            message,
+            after: retry_after,
+        };
     }
     if is_unsupported(status, code, message) {
         let what = format!(
@@ -334,10 +359,10 @@ pub(super) fn error_from_response(
     StoreError::Rejected {
         store,
         status,
-        code: if code.is_empty() {
-            "no code".into()
-        } else {
-            code.to_owned()
+        code: match code {
+            "" if status < 300 => "with a body that S3 does not send".to_owned(),
+            "" => "no code".to_owned(),
+            code => code.to_owned(),
         },
         message: redactor.redact(message),
     }
@@ -373,9 +398,27 @@ fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
     (!text.is_empty()).then_some(text)
 }
 
+/// Returns a body as text. Some proxies compress, unasked; what is no text otherwise is not shown.
+fn readable(body: &[u8]) -> Cow<'_, str> {
+    let is_text = |text: &str| {
+        let unreadable = |c: &char| *c == char::REPLACEMENT_CHARACTER || *c == '\0';
+        text.chars().filter(unreadable).count() * 10 <= text.len()
+    };
+    if let [0x1f, 0x8b, ..] = body {
+        let mut text = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(body).take(UNPACKED_MAX_BYTES);
+        // A damaged end does not matter: the beginning is quoted.
+        let _ = decoder.read_to_end(&mut text);
+        return Cow::Owned(String::from_utf8_lossy(&text).into_owned());
+    }
+    let text = String::from_utf8_lossy(body);
+    if is_text(&text) { text } else { Cow::Borrowed("") }
+}
+
 /// Returns the text of an error page that is no document of S3: its title, or all of it without tags.
 fn page_text(page: &str) -> String {
-    let text = element(page, "title").unwrap_or(page);
+    let page = page.replace("<![CDATA[", "").replace("]]>", "");
+    let text = element(&page, "title").unwrap_or(&page);
     let pieces = text.split('<').enumerate();
     let outside = pieces.map(|(number, piece)| match piece.split_once('>') {
         Some((_, after)) if number > 0 => after,
@@ -429,6 +472,8 @@ fn credentials_problem(message: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
     use crate::api::SettingNames;
 
@@ -549,6 +594,48 @@ mod tests {
                 .join(" "),
             "upstream down now"
         );
+    }
+
+    #[test]
+    fn a_body_is_quoted_if_it_is_text() {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(b"<Error>over the cap</Error>").unwrap();
+        let packed = packed.finish().unwrap();
+        assert_eq!(readable(&packed), "<Error>over the cap</Error>");
+        assert_eq!(
+            readable(&packed[..packed.len() - 9]),
+            "<Error>over the cap</Error>"
+        );
+        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        bomb.write_all(&vec![b'x'; 1 << 22]).unwrap();
+        assert_eq!(readable(&bomb.finish().unwrap()).len(), 64 << 10);
+        assert_eq!(readable("refus\u{e9}".as_bytes()), "refus\u{e9}");
+        assert_eq!(
+            readable(b"refus\xe9 par la politique"),
+            "refus\u{fffd} par la politique"
+        );
+        let utf16: Vec<u8> = "denied".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [&[0x80, 0xff, 0x01, 0x9c][..], &utf16] {
+            assert_eq!(readable(bytes), "");
+        }
+    }
+
+    #[test]
+    fn a_reply_without_text_has_no_colon_at_its_end() {
+        for (status, code, shown) in [
+            (507, "", "s3://audit is full"),
+            (503, "", "s3://audit throttles requests"),
+            (404, "", "s3://audit answered 404 no code"),
+            (
+                200,
+                "",
+                "s3://audit answered 200 with a body that S3 does not send",
+            ),
+        ] {
+            assert_eq!(error_of(status, code, "").to_string(), shown);
+        }
+        let shown = error_of(503, "SlowDown", "in maintenance").to_string();
+        assert_eq!(shown, "s3://audit throttles requests: SlowDown: in maintenance");
     }
 
     #[test]

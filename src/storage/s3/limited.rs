@@ -10,6 +10,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::metered::operation;
+
 /// Maximum size of a buffered reply: 8 MiB. A thousand keys of 1 KiB with every byte escaped need less than half of it.
 pub(super) const RESPONSE_MAX_BYTES: u64 = 8 << 20;
 
@@ -32,7 +34,8 @@ struct LimitedBody {
 
 impl HttpConnector for LimitedConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let object = request.method() == "GET" && is_object_request(request.uri());
+        // An object has a limit of its own.
+        let object = operation(request.method(), request.uri()) == "GetObject";
         let has_body = request.method() != "HEAD";
         let inner = self.0.clone();
         HttpConnectorFuture::new(async move {
@@ -50,15 +53,6 @@ impl HttpConnector for LimitedConnector {
             Ok(reply)
         })
     }
-}
-
-/// Returns true if a GET reads an object, which has a limit of its own. Requests to the bucket and to uploads are
-/// recognized by their query.
-fn is_object_request(uri: &str) -> bool {
-    let query = uri.split_once('?').map_or("", |(_, query)| query);
-    !query
-        .split('&')
-        .any(|pair| matches!(pair.split('=').next(), Some("list-type" | "uploads" | "uploadId")))
 }
 
 impl Body for LimitedBody {

@@ -33,7 +33,7 @@ impl HttpConnector for MeteredConnector {
 }
 
 /// Returns the operation of a request, as the API reference names it.
-fn operation(method: &str, uri: &str) -> &'static str {
+pub(super) fn operation(method: &str, uri: &str) -> &'static str {
     let query = uri.split_once('?').map_or("", |(_, query)| query);
     let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
     match method {
@@ -46,6 +46,7 @@ fn operation(method: &str, uri: &str) -> &'static str {
         "DELETE" => "DeleteObject",
         "GET" if has("list-type") => "ListObjectsV2",
         "GET" if has("uploads") => "ListMultipartUploads",
+        "GET" if has("versions") => "ListObjectVersions",
         "GET" => "GetObject",
         "HEAD" => "HeadObject",
         _ => "Other",
@@ -72,7 +73,9 @@ mod tests {
                 "http://s/b?uploads&prefix=list-type",
                 "ListMultipartUploads",
             ),
+            ("GET", "http://s/b?versions&prefix=p", "ListObjectVersions"),
             ("GET", "http://s/b/k", "GetObject"),
+            ("GET", "http://s/b/versions?x-id=GetObject", "GetObject"),
             ("HEAD", "http://s/b/k", "HeadObject"),
             ("PATCH", "http://s/b/k", "Other"),
         ] {

@@ -7,6 +7,7 @@ pub(crate) mod bad_input;
 mod body;
 mod checksum;
 mod client;
+mod document;
 mod errors;
 mod limited;
 mod metered;

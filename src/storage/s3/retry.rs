@@ -89,6 +89,7 @@ mod tests {
     fn throttled(after: Option<u64>) -> StoreError {
         StoreError::Throttled {
             store: "s3://b".into(),
+            message: String::new(),
             after: after.map(Duration::from_secs),
         }
     }

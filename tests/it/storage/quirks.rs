@@ -83,6 +83,24 @@ async fn a_contradictory_listing_is_refused_after_a_few_requests() {
 }
 
 #[tokio::test]
+async fn a_document_that_ends_early_is_no_shorter_listing() {
+    let (store, fake) = open(&["cut-documents"]).await;
+    create(&store, "a/k").await.unwrap();
+    fake.requests();
+    let list = store.list("a/").await.map(drop);
+    let listed = fake.requests().len();
+    let uploads = store.list_uploads("a/").await.map(drop);
+    for error in [list, uploads].map(Result::unwrap_err) {
+        assert!(
+            matches!(&error, StoreError::Network { message, .. } if message.contains("ends before its XML document")),
+            "{error:?}"
+        );
+        assert_eq!(error.class(), StoreErrorClass::Retry(None));
+    }
+    assert_eq!(listed, 5, "the page is requested again");
+}
+
+#[tokio::test]
 async fn a_listing_without_keys_may_be_answered_with_404() {
     let (store, _fake) = open(&["empty-list-404"]).await;
     assert!(store.list("none/").await.unwrap().is_empty());
