@@ -3,6 +3,7 @@
 use hyper_util::client::proxy::matcher::Matcher;
 use url::Url;
 
+use super::allow_list::is_loopback;
 use crate::api::sanitize;
 
 /// Variables that reqwest and the AWS SDK read too, in either case.
@@ -42,9 +43,9 @@ fn exempts_all(no_proxy: &str) -> bool {
 }
 
 /// Returns host and port of the proxy for a URL, as the end of a message: ` (through proxy host:port)`. Empty without
-/// proxy.
+/// proxy. The clients contact this machine directly: its addresses may be `http`.
 pub(crate) fn via_proxy(url: &Url) -> String {
-    let proxy = (!all_exempt())
+    let proxy = (!is_loopback(url) && !all_exempt())
         .then(Matcher::from_env)
         .and_then(|proxies| proxies.intercept(&url.as_str().parse().ok()?));
     proxy.map_or_else(String::new, |proxy| {

@@ -31,6 +31,8 @@ const MAX_IDLE_PER_HOST: usize = 30;
 #[derive(Debug)]
 pub(super) struct Transport {
     client: Arc<reqwest::Client>,
+    /// Client for this machine, without proxies: its URLs may be `http`.
+    local_client: Arc<reqwest::Client>,
     hosts: HostPolicy,
     traffic: Traffic,
 }
@@ -53,9 +55,9 @@ pub(super) struct Reply {
 }
 
 impl Transport {
-    /// Creates a transport. Its client speaks HTTP/1.1 only: each download has its own connection, so that a slow bucket delays no other
-    /// transfer, and length or chunks mark the end of a body. If every configured URL is on this machine, neither
-    /// proxies nor the system's certificates are used.
+    /// Creates a transport. Its clients speak HTTP/1.1 only: each download has its own connection, so that a slow bucket
+    /// delays no other transfer, and length or chunks mark the end of a body. Requests to this machine use no proxy, and if
+    /// every configured URL is `http`, the system's certificates are not read.
     pub(super) fn new(
         urls: &[&Url],
         hosts: HostPolicy,
@@ -67,21 +69,29 @@ impl Transport {
             hosts.check_url(url)?;
         }
         let plain = urls.iter().all(|url| url.scheme() == "http");
-        let mut settings = ClientSettings::new(&hosts, plain, ca_pem, timeouts.connect);
-        if urls.iter().all(|url| is_loopback(url)) || all_exempt() {
-            settings = settings.without_proxies();
-        } else {
+        let settings = ClientSettings::new(&hosts, plain, ca_pem, timeouts.connect);
+        let shared = |settings: ClientSettings| {
+            let proxies = settings.has_proxies();
+            let build = || build_client(&hosts, plain, proxies, ca_pem, timeouts);
+            traffic.clients().get_or_build(settings, build)
+        };
+        let proxied = urls.iter().any(|url| !is_loopback(url)) && !all_exempt();
+        if proxied {
             check_proxies().map_err(|error| TrackerError::Config {
                 setting: Setting::Proxy,
                 why: error.to_string(),
             })?;
         }
-        let proxies = settings.has_proxies();
-        let client = traffic.clients().get_or_build(settings, || {
-            build_client(&hosts, plain, proxies, ca_pem, timeouts)
-        })?;
+        let direct = settings.clone().without_proxies();
+        let client = shared(if proxied { settings } else { direct.clone() })?;
+        let local_client = if urls.iter().any(|url| is_loopback(url)) {
+            shared(direct)?
+        } else {
+            Arc::clone(&client)
+        };
         Ok(Self {
             client,
+            local_client,
             hosts,
             traffic,
         })
@@ -96,8 +106,12 @@ impl Transport {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             self.hosts.check_url(&url)?;
-            let mut builder = self
-                .client
+            let client = if is_loopback(&url) {
+                &self.local_client
+            } else {
+                &self.client
+            };
+            let mut builder = client
                 .request(request.method.clone(), url.clone())
                 .headers(request.headers.clone());
             if let Some(body) = &request.body {

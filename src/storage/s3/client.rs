@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
-use aws_config::BehaviorVersion;
+use aws_config::{BehaviorVersion, SdkConfig};
 use aws_runtime::auth::SigV4OperationSigningConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::{
@@ -28,6 +28,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::dns::SharedDnsResolver;
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
+use aws_types::service_config::ServiceConfigKey;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
@@ -37,7 +38,9 @@ use super::limited::LimitedConnector;
 use super::metered::MeteredConnector;
 use super::{S3Credentials, S3Settings};
 use crate::api::{Remedy, Setting, parse_endpoint};
-use crate::egress::{CheckedResolver, ClientSettings, HostPolicy, all_exempt, check_ca, check_proxies};
+use crate::egress::{
+    CheckedResolver, ClientSettings, HostPolicy, all_exempt, check_ca, check_proxies, is_loopback,
+};
 use crate::storage::StoreError;
 
 /// Maximum age of the `Date` header from which the store's time is derived: a minute.
@@ -147,6 +150,7 @@ async fn credentials(wanted: &S3Credentials) -> Result<SharedCredentialsProvider
                 .region(region)
                 .load()
                 .await;
+            check_sts_profile(&config)?;
             config.credentials_provider().ok_or_else(|| {
                 (
                     "the process has no identity for S3".to_owned(),
@@ -171,6 +175,23 @@ fn check_sts_endpoint() -> Result<(), (String, Option<Remedy>)> {
     Ok(())
 }
 
+/// Checks the endpoint of STS that the profile names, for all services or for STS.
+fn check_sts_profile(config: &SdkConfig) -> Result<(), (String, Option<Remedy>)> {
+    let key = ServiceConfigKey::builder()
+        .service_id("sts")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build();
+    let named = key.ok().and_then(|key| config.service_config()?.load_config(key));
+    match named
+        .filter(|url| !url.is_empty())
+        .map(|url| parse_endpoint(&url))
+    {
+        Some(Err(rule)) => Err((format!("endpoint_url of the AWS profile, for STS: {rule}"), None)),
+        _ => Ok(()),
+    }
+}
+
 fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Option<Remedy>)> {
     let plain = settings
         .endpoint
@@ -183,22 +204,25 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
         settings.ca_pem.as_deref(),
         settings.timeouts.connect,
     );
-    if all_exempt() {
+    // What may go in the clear goes to this machine, and not to a proxy.
+    if settings.endpoint.as_ref().is_some_and(is_loopback) || all_exempt() {
         shared = shared.without_proxies();
     } else {
         check_proxies()
             .map_err(|error| (error.to_string(), Some(Remedy::new(Setting::Proxy, "correct {}"))))?;
     }
+    let proxies = shared.has_proxies();
     let connector = settings
         .traffic
         .clients()
-        .get_or_build(shared, || build_connector(settings, plain))?;
+        .get_or_build(shared, || build_connector(settings, plain, proxies))?;
     Ok(http_client_fn(move |_, _| SharedHttpConnector::clone(&connector)))
 }
 
 fn build_connector(
     settings: &S3Settings,
     plain: bool,
+    proxies: bool,
 ) -> Result<SharedHttpConnector, (String, Option<Remedy>)> {
     // Reading the system certificates takes time, and a machine may have none.
     let mut trust = TrustStore::empty().with_native_roots(!plain);
@@ -216,10 +240,10 @@ fn build_connector(
         .with_trust_store(trust)
         .build()
         .map_err(|error| (format!("cannot set up TLS: {error}"), None))?;
-    let proxy = if all_exempt() {
-        ProxyConfig::disabled()
-    } else {
+    let proxy = if proxies {
         ProxyConfig::from_env()
+    } else {
+        ProxyConfig::disabled()
     };
     let connector = Connector::builder()
         .connector_settings(

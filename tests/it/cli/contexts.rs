@@ -307,6 +307,25 @@ async fn a_store_without_tls_is_refused_wherever_it_is_named() {
         command.env(variable, plain);
         cases.push((variable, command));
     }
+    // So is the endpoint of STS that a profile names.
+    fixture.write("token", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ.x", 0o600);
+    let role = format!(
+        "role_arn = arn:aws:iam::111122223333:role/eventexport\nweb_identity_token_file = {}\n",
+        fixture.path("token").display()
+    );
+    let profiles = format!(
+        "[profile all]\nendpoint_url = {plain}\n{role}[profile sts]\nservices = plain\n{role}\
+         [services plain]\nsts =\n  endpoint_url = {plain}\n"
+    );
+    fixture.write("aws", &profiles, 0o600);
+    for profile in ["all", "sts"] {
+        let mut command =
+            fixture.command(&[&inspect[..], &["--s3-endpoint", "https://127.0.0.1:1"]].concat());
+        command
+            .env("AWS_CONFIG_FILE", fixture.path("aws"))
+            .env("AWS_PROFILE", profile);
+        cases.push(("endpoint_url of the AWS profile", command));
+    }
     for (name, command) in cases {
         wait_output(command).await.expect_failure(2, &[rule, name]);
     }

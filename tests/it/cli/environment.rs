@@ -30,13 +30,12 @@ const KEYS: [(&str, &str); 2] = [
 /// Lists a bucket of the fake store; returns the exit code and the messages.
 async fn inspect(variables: &[(&str, &str)]) -> (i32, String) {
     let fake = quirks::start(&[]).await;
-    let endpoint = fake.endpoint();
-    let output = run(
-        &["inspect", "s3://audit", "--s3-endpoint", &endpoint],
-        variables,
-        Stdio::piped(),
-    )
-    .await;
+    inspect_at(&fake.endpoint(), variables).await
+}
+
+async fn inspect_at(endpoint: &str, variables: &[(&str, &str)]) -> (i32, String) {
+    let arguments = ["inspect", "s3://audit", "--s3-endpoint", endpoint];
+    let output = run(&arguments, variables, Stdio::piped()).await;
     let text = [output.stdout, output.stderr].concat();
     (
         output.status.code().unwrap(),
@@ -47,21 +46,36 @@ async fn inspect(variables: &[(&str, &str)]) -> (i32, String) {
 #[tokio::test]
 async fn proxy_variables_follow_curl_and_are_named() {
     let dead = "http://user:hunter2@127.0.0.1:1";
-    let with = |more: &[(&'static str, &'static str)]| [&KEYS[..], &[("HTTP_PROXY", dead)], more].concat();
-    let (_, direct) = inspect(&KEYS).await;
-    for exempt in ["*", "127.0.0.1", "127.0.0.0/8", "a.example,127.0.0.1"] {
-        let exempted = with(&[("NO_PROXY", exempt)]);
-        let (_, text) = inspect(&exempted).await;
-        assert_eq!(text, direct, "{exempt}");
+    let with = |more: &[(&'static str, &'static str)]| {
+        let proxies = [("HTTPS_PROXY", dead), ("HTTP_PROXY", dead), ("ALL_PROXY", dead)];
+        [&KEYS[..], &proxies, more].concat()
+    };
+    // An address that is not exempt as this machine, and that leads nowhere else.
+    let address = "https://0.0.0.0:1";
+    for (endpoint, no_proxy, exempt) in [
+        (address, "*", true),
+        (address, "0.0.0.0", true),
+        (address, "0.0.0.0/8", true),
+        (address, "a.example, 0.0.0.0", true),
+        (address, "a.example", false),
+        (address, "", false),
+        ("https://store.invalid", "store.invalid", true),
+        ("https://store.invalid", ".INVALID", true),
+        ("https://store.invalid", "invalid", true),
+        ("https://store.invalid", "re.invalid", false),
+    ] {
+        let (code, text) = inspect_at(endpoint, &with(&[("NO_PROXY", no_proxy)])).await;
+        assert_eq!(code, 3, "{text}");
+        let proxied = text.contains("through proxy 127.0.0.1:1");
+        assert_eq!(proxied, !exempt, "{endpoint} {no_proxy}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
-    let (code, text) = inspect(&with(&[("NO_PROXY", "a.example")])).await;
-    assert_eq!(code, 3, "{text}");
-    assert!(
-        text.contains("through proxy 127.0.0.1:1") && !text.contains("hunter2"),
-        "{text}"
-    );
+    // Requests to this machine may be in the clear, and no proxy gets them.
+    let (_, direct) = inspect(&KEYS).await;
+    let (_, text) = inspect(&with(&[])).await;
+    assert_eq!(text, direct);
     let invalid = [&KEYS[..], &[("HTTPS_PROXY", "htp//user:hunter2@x")]].concat();
-    let (code, text) = inspect(&invalid).await;
+    let (code, text) = inspect_at("https://store.invalid", &invalid).await;
     assert_eq!(code, 2, "{text}");
     assert!(
         text.contains("HTTPS_PROXY is not the URL of a proxy") && !text.contains("hunter2"),
