@@ -24,14 +24,18 @@ const MAX_CAUSES: usize = 16;
 /// Maximum bytes of a foreign sentence that are read: a megabyte in a message is not searched for secrets to its end.
 const MAX_READ_BYTES: usize = 64 * 1024;
 
-/// Returns true unless the character is a control character, changes the direction of writing (Unicode Bidirectional
-/// Algorithm, UAX #9), or has no width.
+/// Returns true unless the character is a control character, ends a line, changes the direction of writing (Unicode
+/// Bidirectional Algorithm, UAX #9), or is not visible (`Default_Ignorable_Code_Point` of UAX #44, and the empty Braille
+/// pattern).
 pub fn is_printable(c: char) -> bool {
     !(c.is_control()
         || matches!(
             c,
-            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+            '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
         ))
 }
 
@@ -171,6 +175,10 @@ mod tests {
             ("csi\u{9b}2J", "csi 2J"),
             ("abc\u{202e}fed\u{2066}\u{200b}", "abc fed"),
             ("a\u{2028}b\u{85}c", "a b c"),
+            (
+                "a\u{34f}b\u{fe0f}c\u{e0101}d\u{3164}e\u{ffa0}f\u{2800}g\u{115f}h",
+                "a b c d e f g h",
+            ),
             ("tenant-ü €", "tenant-ü €"),
         ] {
             assert_eq!(redact(text, &[], MAX_REDACTED_CHARS), shown, "{text:?}");
