@@ -44,7 +44,7 @@ pub use redact::{
     MAX_REDACTED_CHARS, MAX_SANITIZED_CHARS, REDACTED, causes, escape, find_cause, is_printable, redact,
     redact_error, sanitize, sanitize_to,
 };
-pub use secret_text::{api_key_text, key_text, password_text};
+pub use secret_text::{api_key_text, key_text, password_text, trimmed_text};
 pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{CaSecretRef, SecretRef, Source};
 pub use spec::{

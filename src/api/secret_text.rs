@@ -8,11 +8,20 @@ const DECODED_MIN_BYTES: usize = 16;
 /// Fields of the JSON file with which IBM Cloud delivers an API key.
 const API_KEY_FIELDS: [&str; 2] = ["apikey", "apiKey"];
 
-/// Returns a password: the text without a byte order mark and the line breaks at its end.
-pub fn password_text(bytes: &[u8]) -> Result<&str, &'static str> {
+/// Returns a text without a byte order mark and the line breaks at its end.
+pub fn trimmed_text(bytes: &[u8]) -> Result<&str, &'static str> {
     let text = text(bytes)?.trim_end_matches(['\r', '\n']);
     if text.trim().is_empty() {
         return Err("is empty");
+    }
+    Ok(text)
+}
+
+/// Returns a name or password, by [`trimmed_text`]. It may have blanks and quotes.
+pub fn password_text(bytes: &[u8]) -> Result<&str, &'static str> {
+    let text = trimmed_text(bytes)?;
+    if text.chars().any(char::is_control) {
+        return Err("has line breaks or control characters inside: store the value alone, as UTF-8");
     }
     Ok(text)
 }
@@ -64,8 +73,8 @@ fn text(bytes: &[u8]) -> Result<&str, &'static str> {
 
 fn is_encoded_twice(text: &str) -> bool {
     let decoded = aws_smithy_types::base64::decode(text).unwrap_or_default();
-    let decoded = decoded.trim_ascii_end();
-    decoded.len() >= DECODED_MIN_BYTES && decoded.iter().all(u8::is_ascii_graphic)
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    decoded.len() >= DECODED_MIN_BYTES && decoded.iter().all(is_text)
 }
 
 #[cfg(test)]
@@ -95,10 +104,15 @@ mod tests {
     #[test]
     fn a_value_that_is_no_key_is_named_without_the_value() {
         let twice = aws_smithy_types::base64::encode(format!("{KEY}\n"));
-        let utf16: Vec<u8> = KEY.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let utf16 = [&[0xff, 0xfe], utf16.as_slice()].concat();
+        let json = format!("{{\n\t\"name\": \"n\",\n\t\"apikey\": \"{KEY}\"\n}}\n");
+        let json_twice = aws_smithy_types::base64::encode(json);
+        let no_mark: Vec<u8> = KEY.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let utf16 = [&[0xff, 0xfe], no_mark.as_slice()].concat();
         for (bytes, problem) in [
             (twice.as_bytes(), "encoded twice"),
+            (json_twice.as_bytes(), "encoded twice"),
+            (no_mark.as_slice(), "visible ASCII"),
+            (b"key\0", "visible ASCII"),
             (utf16.as_slice(), "UTF-16"),
             (b"\n", "is empty"),
             (b"\"\"", "is empty"),
@@ -118,5 +132,11 @@ mod tests {
     fn a_password_keeps_blanks_and_quotes() {
         assert_eq!(password_text(b"\xef\xbb\xbf \"pw\" \r\n\n"), Ok(" \"pw\" "));
         assert_eq!(password_text(b" \n"), Err("is empty"));
+        for bad in [&b"\np"[..], b"user\npw", b"p\0w\0", b"pw\0", b"p\x1b"] {
+            assert!(
+                password_text(bad).is_err_and(|error| error.contains("inside")),
+                "{bad:?}"
+            );
+        }
     }
 }

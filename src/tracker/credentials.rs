@@ -6,7 +6,7 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use crate::api::{api_key_text, key_text, password_text};
+use crate::api::{api_key_text, key_text, password_text, trimmed_text};
 
 /// Credentials of an Activity Tracker user. `Debug` shows no secret.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Credentials {
             )),
             ["refreshToken"] => Ok(Self::RefreshToken(value(data, "refreshToken", key_text)?.into())),
             ["token"] => {
-                let token = value(data, "token", password_text)?;
+                let token = value(data, "token", trimmed_text)?;
                 let (word, rest) = token
                     .trim()
                     .split_once(char::is_whitespace)
