@@ -152,7 +152,9 @@ pub async fn operate(args: operator::OperatorArgs) -> Result<Exit, CliError> {
 /// `eventexport simulate`: serves until a signal.
 pub async fn simulate(args: crate::simulator::SimulateArgs) -> Result<Exit, CliError> {
     let stop = stop::listen().map_err(anyhow::Error::from)?;
-    crate::simulator::simulate(args, async move { stop.graceful.cancelled().await }).await?;
+    let print = |text: &str| Ok(output::write_stdout(text)?);
+    let shutdown = async move { stop.graceful.cancelled().await };
+    crate::simulator::simulate(args, print, write_stderr, shutdown).await?;
     Ok(Exit::Done)
 }
 

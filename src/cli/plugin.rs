@@ -2,6 +2,7 @@
 //! which kubectl runs to complete plugin commands. Reads the arguments of the process.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -9,7 +10,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::Cli;
 use super::exit::Exit;
 use super::hints::add_hint;
-use super::output::write_stdout;
+use super::output::{write_stderr, write_stdout};
 
 /// Name of the program.
 pub const NAME: &str = "eventexport";
@@ -51,9 +52,23 @@ pub fn parse_args() -> Cli {
         .try_get_matches_from_mut(typed)
         .unwrap_or_else(|mut error| {
             add_hint(&mut error, first.as_deref().unwrap_or_default());
-            error.exit()
+            exit_with(&error)
         });
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut definition).exit())
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| exit_with(&error.format(&mut definition)))
+}
+
+/// Prints a usage error, or help or version as a result, and exits.
+fn exit_with(error: &clap::Error) -> ! {
+    let code = match error.print() {
+        Err(cause) if !error.use_stderr() && cause.kind() != ErrorKind::BrokenPipe => {
+            write_stderr(&format!(
+                "eventexport: cannot write the result to standard output: {cause}"
+            ));
+            Exit::Failed.code().into()
+        }
+        _ => error.exit_code(),
+    };
+    std::process::exit(code)
 }
 
 /// Returns the command definitions; as a plugin, usage and examples begin with `kubectl eventexport`.

@@ -8,6 +8,8 @@ use anyhow::{Context as _, bail};
 use jiff::civil::Date;
 use tokio::net::TcpListener;
 
+use crate::archive::window::parse_date;
+
 use super::{Fault, Framing, GzipSettings, JsonShape, Members, Settings, Simulator, Volume, presets};
 
 /// Run a fake Activity Tracker on this machine, for tests and demos.
@@ -27,7 +29,7 @@ pub struct SimulateArgs {
     #[arg(long = "space", value_name = "ID")]
     pub spaces: Vec<String>,
     /// Current day of the service, instead of the real one
-    #[arg(long, value_name = "DATE")]
+    #[arg(long, value_name = "DATE", value_parser = today)]
     pub today: Option<Date>,
     /// Retention in days, including today
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..))]
@@ -79,11 +81,15 @@ Examples:
     export EVENTEXPORT_ENDPOINT=http://127.0.0.1:8030 EVENTEXPORT_SPACE=test
     EVENTEXPORT_API_KEY=simulated-api-key eventexport session list";
 
+fn today(text: &str) -> Result<Date, String> {
+    parse_date(text).ok_or_else(|| "expected a UTC day such as 2018-06-28".to_owned())
+}
+
 fn day(text: &str) -> Result<(Date, u64), String> {
     let invalid = || format!("{text:?} is not DATE=EVENTS, for example 2018-06-03=100000");
     let (date, events) = text.split_once('=').ok_or_else(invalid)?;
     Ok((
-        date.parse().map_err(|_| invalid())?,
+        parse_date(date).ok_or_else(invalid)?,
         events.parse().map_err(|_| invalid())?,
     ))
 }
@@ -137,17 +143,24 @@ fn check_listen(listen: SocketAddr, allow_remote: bool) -> anyhow::Result<Option
     )))
 }
 
-/// Serves until `shutdown`, then prints the ledger.
-pub async fn simulate(args: SimulateArgs, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// Serves until `shutdown`, then prints the ledger. `print` writes a result to standard output, `warn` a line to standard
+/// error.
+pub async fn simulate(
+    args: SimulateArgs,
+    print: impl Fn(&str) -> anyhow::Result<()>,
+    warn: impl Fn(&str),
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     if args.list_faults {
         let width = presets().iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, about) in presets() {
-            println!("{name:width$}  {about}");
-        }
-        return Ok(());
+        let faults = presets();
+        let rows = faults
+            .iter()
+            .map(|(name, about)| format!("{name:width$}  {about}\n"));
+        return print(&rows.collect::<String>());
     }
     if let Some(warning) = check_listen(args.listen, args.allow_remote)? {
-        eprintln!("{warning}");
+        warn(&warning);
     }
     let listener = TcpListener::bind(args.listen)
         .await
@@ -155,11 +168,11 @@ pub async fn simulate(args: SimulateArgs, shutdown: impl Future<Output = ()>) ->
     let settings = args.settings();
     let simulator = Simulator::serve(settings, listener)?;
     simulator.set_faults(args.faults.into_iter().flatten().collect());
-    println!("{}", simulator.url());
+    print(&format!("{}\n", simulator.url()))?;
     shutdown.await;
-    println!("{}", serde_json::to_string_pretty(&simulator.ledger())?);
+    let ledger = serde_json::to_string_pretty(&simulator.ledger())?;
     simulator.stop().await;
-    Ok(())
+    print(&format!("{ledger}\n"))
 }
 
 #[cfg(test)]

@@ -235,10 +235,38 @@ async fn a_result_that_cannot_be_written_fails_the_command() {
         (&["context", "list"], 1),
         (&["crd"], 1),
         (&["completions", "bash"], 1),
+        (&["cat", "export"], 1),
+        (&["man", "run"], 1),
+        (&["version"], 1),
+        (&["--version"], 1),
+        (&["run", "--help"], 1),
+        (&["help"], 1),
+        (&["simulate", "--list-faults"], 1),
+        (&["simulate", "--listen", "127.0.0.1:0"], 1),
     ] {
         let mut command = fixture.command(arguments);
         command.stdout(File::options().write(true).open("/dev/full").unwrap());
         let output = wait_output(command).await;
-        output.expect_failure(code, &["cannot write the result to standard output"]);
+        output.expect_failure(code, &["to standard output", "No space left on device"]);
+    }
+    // A reader that stops early, such as `head`, is no failure.
+    for (arguments, code) in [
+        (&["verify", "export"][..], 0),
+        (&["session", "list", "--output", "json"], 0),
+        (&["simulate", "--list-faults"], 0),
+        (&["help"], 0),
+        (&["crd"], 0),
+        (&["cat", "export"], 141),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = fixture.command(arguments);
+        command.stdout(writer);
+        let output = wait_output(command).await;
+        assert_eq!(
+            (output.code, output.err.as_str()),
+            (Some(code), ""),
+            "{arguments:?}"
+        );
     }
 }
