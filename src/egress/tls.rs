@@ -20,6 +20,17 @@ pub enum CaError {
          `-----END CERTIFICATE-----`"
     )]
     NotPem,
+    /// Some certificates are not in the form that the parser reads: it would skip them.
+    #[error(
+        "has {found} certificates, of which {read} can be read: each needs a line `-----BEGIN CERTIFICATE-----` and a line \
+         `-----END CERTIFICATE-----`, with no blanks and no byte order mark before them"
+    )]
+    Skipped {
+        /// Number of beginnings of certificates, of any kind and at any place of a line.
+        found: usize,
+        /// Number of certificates that were read.
+        read: usize,
+    },
     /// A block is damaged, or is no certificate of an authority.
     #[error(
         "has a certificate that cannot be used, number {0}: it must be an X.509 certificate; copy the file again"
@@ -46,10 +57,23 @@ pub fn ca_certificates(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, CaError>
         certificates.push(reqwest::Certificate::from_der(&der).map_err(|_| CaError::NotX509(number))?);
         roots.add(der).map_err(|_| CaError::NotX509(number))?;
     }
-    if certificates.is_empty() {
-        return Err(CaError::NotPem);
+    let (found, read) = (count_certificates(pem), certificates.len());
+    match read {
+        0 if found == 0 => Err(CaError::NotPem),
+        _ if read < found => Err(CaError::Skipped { found, read }),
+        _ => Ok(certificates),
     }
-    Ok(certificates)
+}
+
+/// Counts the beginnings of certificates, also of those that the parser skips: on a line with other text, or with a label
+/// such as `TRUSTED CERTIFICATE`.
+fn count_certificates(pem: &[u8]) -> usize {
+    let begin = b"-----BEGIN ";
+    let labels = memchr::memmem::find_iter(pem, begin).filter_map(|at| {
+        let label = pem.get(at + begin.len()..)?;
+        label.get(..memchr::memmem::find(label, b"-----")?)
+    });
+    labels.filter(|label| label.ends_with(b"CERTIFICATE")).count()
 }
 
 #[cfg(test)]
@@ -64,9 +88,14 @@ mod tests {
             .pem();
         let two = format!("# comment\n{one}\n{one}");
         assert_eq!(ca_certificates(two.as_bytes()).unwrap().len(), 2);
+        let with_key = rcgen::KeyPair::generate().unwrap().serialize_pem() + &one.replace('\n', "\r\n");
+        assert_eq!(ca_certificates(with_key.as_bytes()).unwrap().len(), 1);
         let broken = format!("{one}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let on_one_line = key.replace('\n', " ");
+        let indented = one.replace('\n', "\n  ");
+        let cut = one.replace("-----END CERTIFICATE-----", "");
+        let skipped = |found, read| CaError::Skipped { found, read };
         for (bad, wanted) in [
             ("", CaError::NotPem),
             ("not pem", CaError::NotPem),
@@ -75,6 +104,15 @@ mod tests {
                 "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
                 CaError::NotPem,
             ),
+            (&format!("\u{feff}{one}"), skipped(1, 0)),
+            (&format!("\u{feff}{one}{one}"), skipped(2, 1)),
+            (&format!("  {indented}\n{one}"), skipped(2, 1)),
+            (&format!("{}\n{one}", one.replace('\n', " ")), skipped(2, 1)),
+            (&one.replace('\n', "\\n"), CaError::NotPem),
+            (
+                &format!("{}{one}", one.replace("CERTIFICATE", "TRUSTED CERTIFICATE")),
+                skipped(2, 1),
+            ),
             (&key, CaError::NotPem),
             (&on_one_line, CaError::NotPem),
             (&broken, CaError::NotX509(2)),
@@ -82,5 +120,7 @@ mod tests {
         ] {
             assert_eq!(check_ca(bad.as_bytes()), Err(wanted), "{bad:.80}");
         }
+        // Read as one certificate, whose base64 or contents are damaged.
+        assert!(check_ca(format!("{cut}{one}").as_bytes()).is_err());
     }
 }
