@@ -16,6 +16,9 @@ pub const MAX_SANITIZED_CHARS: usize = 256;
 pub const MAX_REDACTED_CHARS: usize = 300;
 /// Replacement of a secret.
 pub const REDACTED: &str = "[redacted]";
+/// Stands for [`REDACTED`] until all secrets are replaced, as a part of that word may be a secret: a character that is
+/// no text (Unicode, section 23.7).
+const MARK: &str = "\u{fdd0}";
 /// Maximum length of a run of the base64 alphabet that is not a token: session tokens of clouds have hundreds of
 /// characters.
 const MAX_PLAIN_RUN: usize = 128;
@@ -79,16 +82,17 @@ pub fn redact(text: &str, secrets: &[&str], max_chars: usize) -> String {
         let in_json = serde_json::to_string(secret).unwrap_or_default();
         for form in [*secret, in_form.as_str(), in_json.trim_matches('"')] {
             if text.contains(form) {
-                text = Cow::Owned(text.replace(form, REDACTED));
+                text = Cow::Owned(text.replace(form, MARK));
             }
         }
     }
     let words = text.split(|c: char| c.is_whitespace() || !is_printable(c));
     let words = words.filter(|word| !word.is_empty());
-    let words = words.map(|word| if looks_like_token(word) { REDACTED } else { word });
+    let words = words.map(|word| if looks_like_token(word) { MARK } else { word });
     let line = words
         .collect::<Vec<_>>()
         .join(" ")
+        .replace(MARK, REDACTED)
         .replace(char::REPLACEMENT_CHARACTER, ".");
     match line.char_indices().nth(max_chars) {
         None => line,
@@ -200,6 +204,12 @@ mod tests {
         let path = "tracker/space=c1/".repeat(20);
         assert_eq!(redact(&"f".repeat(64)), "f".repeat(64));
         assert_eq!(redact(&path.replace('=', ".")), path.replace('=', "."));
+    }
+
+    #[test]
+    fn a_replacement_is_not_replaced() {
+        let shown = redact("red cab", &["a", "b", "red", "act"], 100);
+        assert_eq!(shown, "[redacted] c[redacted][redacted]");
     }
 
     #[test]
