@@ -488,6 +488,13 @@ mod tests {
             ("https://x.elb.eu-central-1.amazonaws.com:8443/", false),
             ("https://x.private.amazonaws.com:8443/", true),
             ("https://amazonaws.com/", false),
+            ("https://audit.s3.amazonaws.com./", true),
+            ("https://audit.s3.amazonaws.com:8443/", false),
+            ("https://user@audit.s3.amazonaws.com/", false),
+            ("https://audit.s3.amazonaws.com.evil.example/", false),
+            ("https://s3.\u{430}mazonaws.com/", false),
+            ("https://s3.cn-north-1.amazonaws.com.cn/", false),
+            ("https://[::ffff:10.0.0.1]/", false),
             ("http://audit.s3.eu-central-1.amazonaws.com/", false),
         ] {
             assert_eq!(policy.check_url(&url.parse().unwrap()).is_ok(), allowed, "{url}");
@@ -539,6 +546,33 @@ mod tests {
                 false,
             ),
             ("https://tracker.example.com", "https://badexample.com", false),
+            // The letter a of another script, a name in Punycode, and dots at the end.
+            ("https://tracker.example.com", "https://ex\u{430}mple.com", false),
+            (
+                "https://tracker.b\u{fc}cher.example",
+                "https://uaa.xn--bcher-kva.example",
+                true,
+            ),
+            (
+                "https://tracker.example.com.",
+                "https://uaa.example.com:8443",
+                true,
+            ),
+            (
+                "https://tracker.example.com",
+                "https://example.com.evil.net.",
+                false,
+            ),
+            ("https://com", "https://evil.com", false),
+            ("https://tracker.com..", "https://evil.com..", false),
+            (
+                "https://one.s3.amazonaws.com",
+                "https://two.s3.amazonaws.com",
+                false,
+            ),
+            ("https://[2001:db8::7]", "https://[2001:db8:0::7]:8443", true),
+            ("https://[2001:db8::7]", "https://[2001:db8::8]", false),
+            ("https://192.0.2.7", "https://[::ffff:192.0.2.7]", false),
             // Public suffixes: anyone can have a name below them.
             ("https://tracker.example.co.uk", "https://evil.co.uk", false),
             ("https://one.github.io", "https://two.github.io", false),

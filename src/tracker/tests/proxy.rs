@@ -9,6 +9,9 @@ use tokio::process::Command;
 
 use super::*;
 
+/// Variable with the URL of the tracker, instead of one that does not exist.
+const ENDPOINT: &str = "EVENTEXPORT_TEST_ENDPOINT";
+
 /// Runs [`request_with_the_environment`] in a process with these variables.
 async fn child(variables: &[(&str, &str)]) {
     let status = Command::new(std::env::current_exe().unwrap())
@@ -45,22 +48,34 @@ async fn the_proxy_variables_are_honored() {
     child(&[("HTTPS_PROXY", &proxy), ("NO_PROXY", "tracker.invalid")]).await;
     assert_eq!(*seen.lock().unwrap(), "");
     child(&[("HTTPS_PROXY", &proxy)]).await;
-    let seen = seen.lock().unwrap();
-    assert!(seen.starts_with("CONNECT tracker.invalid:443 "), "{seen}");
-    assert!(!seen.contains("ready-token"), "{seen}");
+    {
+        let mut seen = seen.lock().unwrap();
+        assert!(seen.starts_with("CONNECT tracker.invalid:443 "), "{seen}");
+        assert!(!seen.contains("ready-token"), "{seen}");
+        seen.clear();
+    }
+    // A request in the clear is one to this machine, and no proxy gets it.
+    child(&[
+        ("HTTPS_PROXY", &proxy),
+        ("HTTP_PROXY", &proxy),
+        (ENDPOINT, "http://127.0.0.1:1"),
+    ])
+    .await;
+    assert_eq!(*seen.lock().unwrap(), "");
 }
 
 #[tokio::test]
 #[ignore = "run by the test above, with proxy variables"]
 async fn request_with_the_environment() {
-    let endpoint: url::Url = "https://tracker.invalid".parse().unwrap();
+    let uaa: url::Url = "https://tracker.invalid".parse().unwrap();
+    let endpoint = std::env::var(ENDPOINT).map_or(uaa.clone(), |url| url.parse().unwrap());
     let config = TrackerConfig {
-        endpoint: endpoint.clone(),
-        uaa: UaaSource::Endpoint(endpoint),
+        endpoint,
+        uaa: UaaSource::Endpoint(uaa),
         credentials: Credentials::Token("ready-token".into()),
         ca_pem: None,
         traffic: crate::egress::Traffic::default(),
-        hosts: HostPolicy::allow(&["tracker.invalid".to_owned()]).unwrap(),
+        hosts: HostPolicy::allow(&["tracker.invalid".to_owned(), "127.0.0.1".to_owned()]).unwrap(),
         timeouts: Timeouts::default(),
         retry: RetryConfig {
             attempts: 1,
