@@ -151,9 +151,9 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     // It hangs only once, so the runs below do not.
     fixture.wait_fault().await?;
 
-    // The operator notices a change late: until then no verdict on the old spec counts.
+    // The operator notices a change late: until then no verdict on the old spec counts. It restarts the transfer.
     operator.signal("-STOP").await?;
-    let other = json!({ "spec": { "parallelism": 2 } });
+    let other = json!({ "spec": { "destination": { "s3": { "checksum": "SHA256" } } } });
     patch(fixture.cluster, &fixture.namespace, "daily", &other).await?;
     fixture
         .wait_status("spec changed", "InProgress", &["newest spec"])
