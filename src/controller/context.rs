@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use kube::runtime::reflector::Store;
 use kube::{Api, Client, ResourceExt as _};
 
 use super::entry::Handover;
@@ -18,6 +19,8 @@ use crate::telemetry::{Health, Metrics};
 /// Clients, registry and settings that all reconciles share.
 pub(super) struct ReconcileContext {
     pub(super) client: Client,
+    /// Exports as the watch delivered them last.
+    pub(super) exports: Store<EventExport>,
     pub(super) registry: Arc<ExportRegistry>,
     pub(super) runs: Arc<Runs>,
     /// Turns of reconciles, by namespace and space.

@@ -152,8 +152,10 @@ async fn run_as_leader(
         () = shutdown.cancelled() => return Ok(()),
         () = leadership.lost().cancelled() => bail!("the lease was lost before the exports of other installations were known"),
     }
+    let (reader, writer) = reflector::store();
     let context = Arc::new(ReconcileContext {
         client: client.clone(),
+        exports: reader.clone(),
         registry: registry.clone(),
         runs: runs.clone(),
         turns: FairSemaphore::new(DepthLimits::flat(config.concurrency.into())),
@@ -170,7 +172,6 @@ async fn run_as_leader(
     metrics.resources.set_source(Arc::downgrade(&source));
     let end = CancellationToken::new();
     let _abort_guard = AbortOnDrop(registry.clone());
-    let (reader, writer) = reflector::store();
     let mut controller_task = AbortOnDropHandle::new(tokio::spawn(run_controller(
         config.clone(),
         context.clone(),

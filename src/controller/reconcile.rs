@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use tracing::{debug, warn};
 
 use super::act::act;
@@ -54,6 +55,10 @@ pub(super) async fn reconcile(
         &object.name_any(),
     );
     let _turn = context.turns.acquire(&tenant, 0).await;
+    // It may have changed meanwhile.
+    let Some(object) = context.exports.get(&ObjectRef::from_obj(&*object)) else {
+        return Ok(Action::await_change());
+    };
     // On the heap: thousands may wait for their turn.
     Box::pin(reconcile_now(object, context)).await
 }
