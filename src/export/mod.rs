@@ -1,7 +1,7 @@
 //! The engine: windows → decide → transfer → receipt; recovery, manifests.
 //!
-//! Reading order: `spec`, `retry_state`, `decide` (decisions, no I/O), `run` (the loop, with `active_work` and
-//! `task_events`), `attempt` with `open`, `evaluate`, `commit`,
+//! Reading order: `spec`, `retry_state`, `decide` (decisions, no I/O), `run` (the loop, with `run_tasks`,
+//! `active_work` and `task_events`), `attempt` with `open`, `evaluate`, `commit`,
 //! `revision` (one window), `recovery` (after a crash), `manifest` (the
 //! statement of a period), `engine` (the public entrance).
 
@@ -29,6 +29,7 @@ pub mod retry_state;
 mod revision;
 mod run;
 mod run_context;
+mod run_tasks;
 pub mod session_permission;
 pub mod shard;
 mod signature_io;

@@ -406,12 +406,20 @@ fn difference_failure(window: Window, error: DifferenceError<StoreSinkError>) ->
     }
 }
 
+/// Revisions of a stored window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoredRevisions {
+    /// The one that counts.
+    pub(super) current: u32,
+    pub(super) highest: u32,
+}
+
 /// Writes the receipt of the next revision of a window, with the facts of the one that counts, for a newer count of the
 /// service: the window has enough events by it. No session is needed, and no object is written.
 pub(super) async fn confirm_count(
     ctx: &RunContext,
     window: Window,
-    (current, highest): (u32, u32),
+    StoredRevisions { current, highest }: StoredRevisions,
     reported: u64,
 ) -> Result<ReceiptWrite, Failure> {
     let (store, root) = (&*ctx.peers.store, &ctx.export.root);

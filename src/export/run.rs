@@ -2,14 +2,13 @@
 //!
 //! Decisions are pure (`decide`); effects are tasks, and only this loop changes the journal in memory. I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
-use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -31,8 +30,9 @@ use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
 use super::recovery::{InterruptedAttempt, adopt_object, recover_attempt};
 use super::report::{ReportState, write_report};
 use super::retry_state::RetryState;
-use super::revision::{RevisionTarget, confirm_count};
+use super::revision::{RevisionTarget, StoredRevisions, confirm_count};
 use super::run_context::{RunContext, RunInbox};
+use super::run_tasks::{RunTask, RunTaskEnd, RunTaskResult, RunTasks};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
 use super::spec::RetryPolicy;
 use super::task_events::TaskEvent;
@@ -91,8 +91,7 @@ pub(super) struct ExportRun {
     /// Attempts, sessions and transfers.
     work: ActiveWork,
     inbox: RunInbox,
-    tasks: JoinSet<RunTaskResult>,
-    running: HashMap<Id, RunTask>,
+    tasks: RunTasks,
     stored_now: BTreeSet<Window>,
     /// Windows whose receipt this run wrote or found. A listing that leaves one out is behind: the receipt is then read
     /// by its key.
@@ -129,42 +128,6 @@ pub(super) struct ExportRun {
     updates: watch::Receiver<SpecUpdate>,
     /// Number of the last one that was taken over.
     applied: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RunTask {
-    Window(Window),
-    Recover(AttemptId),
-    Adopt(Window),
-    /// Checks that the remembered head is in the chain.
-    CheckHead,
-    Confirm(Window),
-    Seal(RangeRecord),
-    Checkpoint(Date),
-    Timestamp(StampedDocument),
-    Report,
-    ListDays,
-}
-
-enum RunTaskResult {
-    Window(Window, AttemptReport),
-    /// With whether the user of the sessions was known at its start.
-    Recover(AttemptId, bool, Result<(), Failure>),
-    Adopt(Window, Result<bool, Failure>),
-    /// Also after a failure with the manifests that the task read.
-    CheckHead(Result<ChainListing, Failure>, ChainCache),
-    /// Also after a failure with the manifests that the task read or wrote.
-    Seal(
-        RangeRecord,
-        Result<(ChainListing, Option<HeadRecord>), Failure>,
-        ChainCache,
-    ),
-    Checkpoint(Date, Result<(), Failure>),
-    Timestamp(StampedDocument, Result<(), Failure>),
-    /// With the digest of the archive that the report is about; true if it was sent.
-    Report(Sha256Digest, Result<bool, Failure>),
-    Confirm(Window, Result<ReceiptWrite, Failure>),
-    ListDays(Result<Option<Arc<DayListing>>, Failure>),
 }
 
 /// Returns the count of the service that a failed attempt observed.
@@ -204,8 +167,7 @@ impl ExportRun {
             head: next_head(head, None, abandoned.as_ref()),
             work: ActiveWork::default(),
             inbox,
-            tasks: JoinSet::new(),
-            running: HashMap::new(),
+            tasks: RunTasks::default(),
             stored_now: BTreeSet::new(),
             known_receipts: BTreeSet::new(),
             lag_logged: false,
@@ -275,7 +237,7 @@ impl ExportRun {
             Some(_) => WAIT_LARGE_MIN,
         };
         let wait = Duration::try_from(wake.duration_since(self.now())).unwrap_or_default();
-        restarted && self.running.is_empty() && wait >= least && self.retry_state.is_small()
+        restarted && self.tasks.is_empty() && wait >= least && self.retry_state.is_small()
     }
 
     /// Returns the last snapshot of a run that ends to wait.
@@ -434,7 +396,7 @@ impl ExportRun {
         let Some(journal) = &self.journal else {
             return self.decide_unlisted();
         };
-        let (active, in_progress) = (self.active_windows(), self.attempts_in_progress());
+        let (active, in_progress) = (self.tasks.windows(), self.attempts_in_progress());
         let now = self.now();
         decide(&RunObservation {
             export: &self.ctx.export,
@@ -442,18 +404,15 @@ impl ExportRun {
             active: &active,
             in_progress: &in_progress,
             sealing: self
-                .running
-                .values()
-                .any(|task| matches!(task, RunTask::Seal(_) | RunTask::CheckHead)),
+                .tasks
+                .is_running(|task| matches!(task, RunTask::Seal(_) | RunTask::CheckHead)),
             checkpointing: self
-                .running
-                .values()
-                .any(|task| matches!(task, RunTask::Checkpoint(_))),
+                .tasks
+                .is_running(|task| matches!(task, RunTask::Checkpoint(_))),
             stamping: self
-                .running
-                .values()
-                .any(|task| matches!(task, RunTask::Timestamp(_))),
-            reporting: self.running.values().any(|task| *task == RunTask::Report),
+                .tasks
+                .is_running(|task| matches!(task, RunTask::Timestamp(_))),
+            reporting: self.tasks.is_running(|task| *task == RunTask::Report),
             stamps: self.ctx.peers.timestamps.is_some(),
             signs: self.ctx.peers.signing.available().is_some(),
             retry_state: &self.retry_state,
@@ -493,7 +452,7 @@ impl ExportRun {
             problems,
             wake: retry_at,
             // Running tasks may hold open sessions.
-            idle: exhausted && self.running.is_empty(),
+            idle: exhausted && self.tasks.is_empty(),
             ..RunDecision::default()
         }
     }
@@ -533,7 +492,7 @@ impl ExportRun {
     }
 
     fn is_listing_days(&self) -> bool {
-        self.running.values().any(|task| *task == RunTask::ListDays)
+        self.tasks.is_running(|task| *task == RunTask::ListDays)
     }
 
     /// Returns the time of the next decision, which may be to list the days of the service.
@@ -659,8 +618,10 @@ impl ExportRun {
         let journal = self.journal.as_ref();
         let facts = journal.and_then(|journal| journal.receipts.get(&window)?.as_ref());
         let Some(facts) = facts else { return };
-        let current = facts.current_revision().map_or(0, |current| current.revision);
-        let revisions = (current, facts.highest_revision());
+        let revisions = StoredRevisions {
+            current: facts.current_revision().map_or(0, |current| current.revision),
+            highest: facts.highest_revision(),
+        };
         self.spawn(RunTask::Confirm(window), move |ctx| async move {
             let confirmed = confirm_count(&ctx, window, revisions, reported).await;
             RunTaskResult::Confirm(window, confirmed)
@@ -755,11 +716,8 @@ impl ExportRun {
     where
         F: Future<Output = RunTaskResult> + Send + 'static,
     {
-        if self.running.values().any(|running| *running == task) {
-            return;
-        }
-        let handle = self.tasks.spawn(work(Arc::clone(&self.ctx)).in_current_span());
-        self.running.insert(handle.id(), task);
+        let ctx = Arc::clone(&self.ctx);
+        self.tasks.spawn(task, || work(ctx));
     }
 
     async fn split_day(&mut self, day: Window) -> bool {
@@ -904,7 +862,7 @@ impl ExportRun {
         });
         let (started, until) = (Instant::now(), until.min(SLEEP_MAX).max(SLEEP_MIN));
         let stop = self.ctx.stop.clone();
-        let done = loop {
+        let end = loop {
             let publish = if self.work.is_transferring() {
                 PUBLISH_INTERVAL
             } else {
@@ -926,12 +884,12 @@ impl ExportRun {
                         return;
                     }
                 }
-                Some(done) = self.tasks.join_next_with_id() => break done,
+                Some(end) = self.tasks.next() => break end,
             }
         };
-        self.process_result(done).await;
-        while let Some(done) = self.tasks.try_join_next_with_id() {
-            self.process_result(done).await;
+        self.process_end(end).await;
+        while let Some(end) = self.tasks.try_next() {
+            self.process_end(end).await;
         }
     }
 
@@ -972,8 +930,8 @@ impl ExportRun {
             loop {
                 tokio::select! {
                     Some(event) = self.inbox.events.recv() => drop(self.apply(event)),
-                    done = self.tasks.join_next_with_id() => match done {
-                        Some(done) => self.process_result(done).await,
+                    end = self.tasks.next() => match end {
+                        Some(end) => self.process_end(end).await,
                         None => break,
                     },
                 }
@@ -989,43 +947,40 @@ impl ExportRun {
         self.publish_snapshot(&decision, out)
     }
 
-    async fn process_result(&mut self, done: Result<(Id, RunTaskResult), JoinError>) {
+    async fn process_end(&mut self, end: RunTaskEnd) {
         // A task sends its events before it ends.
         self.apply_events();
         let now = self.now();
-        match done {
-            Ok((id, done)) => {
-                self.running.remove(&id);
-                match done {
-                    RunTaskResult::Window(window, report) => self.window_done(window, report, now).await,
-                    RunTaskResult::Recover(id, user_known, outcome) => {
-                        self.recover_done(id, user_known, outcome, now).await;
-                    }
-                    RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
-                    RunTaskResult::CheckHead(outcome, cache) => {
-                        self.chain_cache = cache;
-                        self.head_checked(outcome, now);
-                    }
-                    RunTaskResult::Seal(period, outcome, cache) => {
-                        self.chain_cache = cache;
-                        self.seal_done(period, outcome, now);
-                    }
-                    RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
-                    RunTaskResult::Checkpoint(day, outcome) => self.checkpoint_done(day, outcome, now),
-                    RunTaskResult::Timestamp(document, outcome) => {
-                        self.timestamp_done(document, outcome, now);
-                    }
-                    RunTaskResult::Report(archive, outcome) => self.report_done(Some(archive), outcome, now),
-                    RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
+        match end {
+            RunTaskEnd::Done(result) => match result {
+                RunTaskResult::Window(window, report) => self.window_done(window, report, now).await,
+                RunTaskResult::Recover(id, user_known, outcome) => {
+                    self.recover_done(id, user_known, outcome, now).await;
                 }
-            }
-            Err(error) => {
+                RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
+                RunTaskResult::CheckHead(outcome, cache) => {
+                    self.chain_cache = cache;
+                    self.head_checked(outcome, now);
+                }
+                RunTaskResult::Seal(period, outcome, cache) => {
+                    self.chain_cache = cache;
+                    self.seal_done(period, outcome, now);
+                }
+                RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
+                RunTaskResult::Checkpoint(day, outcome) => self.checkpoint_done(day, outcome, now),
+                RunTaskResult::Timestamp(document, outcome) => {
+                    self.timestamp_done(document, outcome, now);
+                }
+                RunTaskResult::Report(archive, outcome) => self.report_done(Some(archive), outcome, now),
+                RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
+            },
+            RunTaskEnd::Panicked(task, error) => {
                 tracing::error!(%error, export = self.ctx.export.name, "export task ended unexpectedly, report this bug");
                 let failure = Failure::retry(
                     Reason::Failed,
                     "an export task ended unexpectedly: this is a bug in eventexport, report it with its log",
                 );
-                match self.running.remove(&error.id()) {
+                match task {
                     Some(RunTask::Recover(id)) => {
                         self.retry_state
                             .record_recovery_failure(id, failure, now, rand::random());
@@ -1345,7 +1300,7 @@ impl ExportRun {
             observed: self.journal.is_some(),
             wanted: coverage.wanted,
             stored: coverage.stored,
-            active: self.active_windows().len() as u64,
+            active: self.tasks.windows().len() as u64,
             waiting: coverage.waiting,
             failed: coverage.failed,
             events: counted().map(|facts| facts.events).sum(),
@@ -1379,37 +1334,10 @@ impl ExportRun {
         }
     }
 
-    fn active_windows(&self) -> BTreeSet<Window> {
-        let windows = self.running.values().filter_map(|task| match task {
-            RunTask::Window(window) => Some(*window),
-            RunTask::Recover(_)
-            | RunTask::Adopt(_)
-            | RunTask::CheckHead
-            | RunTask::Confirm(_)
-            | RunTask::Seal(_)
-            | RunTask::Checkpoint(_)
-            | RunTask::Timestamp(_)
-            | RunTask::Report
-            | RunTask::ListDays => None,
-        });
-        windows.collect()
-    }
-
     /// Returns the attempts that tasks of this process work on.
     fn attempts_in_progress(&self) -> BTreeSet<AttemptId> {
-        let mut in_progress = self.work.attempts().clone();
-        in_progress.extend(self.running.values().filter_map(|task| match task {
-            RunTask::Recover(id) => Some(*id),
-            RunTask::Window(_)
-            | RunTask::Adopt(_)
-            | RunTask::CheckHead
-            | RunTask::Confirm(_)
-            | RunTask::Seal(_)
-            | RunTask::Checkpoint(_)
-            | RunTask::Timestamp(_)
-            | RunTask::Report
-            | RunTask::ListDays => None,
-        }));
+        let mut in_progress = self.tasks.recoveries();
+        in_progress.extend(self.work.attempts());
         in_progress
     }
 
