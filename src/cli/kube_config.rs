@@ -1,7 +1,7 @@
 //! Client configuration for the API server: address, credentials, proxy. Reads kubeconfig files and the environment.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use hyper_util::client::proxy::matcher::Matcher;
@@ -18,11 +18,14 @@ pub(super) async fn kube_config(file: Option<&Path>, context: Option<&str>) -> R
         context: context.map(str::to_owned),
         ..KubeConfigOptions::default()
     };
+    if file.is_none() {
+        for file in default_files() {
+            warn_if_exposed(&file);
+        }
+    }
     let mut config = match (file, context) {
         (Some(file), _) => {
-            if let Ok(metadata) = file.metadata() {
-                secret_file::warn_if_exposed(file, &metadata);
-            }
+            warn_if_exposed(file);
             let context = || format!("--kubeconfig {}", file.display());
             let kubeconfig = Kubeconfig::read_from(file)
                 .map_err(without_contents)
@@ -40,6 +43,23 @@ pub(super) async fn kube_config(file: Option<&Path>, context: Option<&str>) -> R
     let environment = ["HTTPS_PROXY", "https_proxy"].map(|name| std::env::var(name).unwrap_or_default());
     apply_no_proxy(&mut config, &environment, &Matcher::from_env());
     Ok(config)
+}
+
+fn warn_if_exposed(file: &Path) {
+    if let Ok(metadata) = file.metadata() {
+        secret_file::warn_if_exposed(file, &metadata);
+    }
+}
+
+/// Returns the files that are read without `--kubeconfig`, which need not exist.
+fn default_files() -> Vec<PathBuf> {
+    match std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) {
+        Some(list) => std::env::split_paths(&list).collect(),
+        None => std::env::home_dir()
+            .map(|home| home.join(".kube/config"))
+            .into_iter()
+            .collect(),
+    }
 }
 
 /// Replaces the text of a parser, which quotes the file and with it tokens and keys.

@@ -129,7 +129,23 @@ async fn each_file_with_secrets_is_private_or_warned_about_by_name() {
         .days("2018-06-01", "2018-06-01")
         .secret("tracker", json!({ "apiKey": "k" }))
         .text();
+    let kubeconfig = fixture.path("kubeconfig");
+    let cluster = r#"{"clusters": [{"name": "a", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}], "current-context": "a",
+        "users": [{"name": "a", "user": {"token": "t"}}]}"#;
     for (mode, warned) in [(0o600, false), (0o644, true), (0o640, true)] {
+        write(&kubeconfig, cluster, mode);
+        let arguments = ["get", "--kubeconfig", kubeconfig.to_str().unwrap()];
+        let named = fixture.run_without_env(&arguments).await;
+        let by_variable = {
+            let mut command = fixture.command(&["get"]);
+            command.env("KUBECONFIG", &kubeconfig);
+            wait_output(command).await
+        };
+        for output in [named, by_variable] {
+            let warning = format!("run `chmod 600 {}`", kubeconfig.display());
+            assert_eq!(output.err.contains(&warning), warned, "{mode:o}: {output:?}");
+        }
         write(&key, KEY, mode);
         write(&manifest, &text, mode);
         let by_variable = {
