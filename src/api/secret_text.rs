@@ -41,6 +41,9 @@ pub fn key_text(bytes: &[u8]) -> Result<&str, &'static str> {
             "has blanks, line breaks or other characters than visible ASCII inside: store the value alone",
         );
     }
+    if has_name(text) || text.starts_with(['<', '[', '{']) {
+        return Err("has a name or brackets around the value: store the value alone");
+    }
     if is_encoded_twice(text) {
         return Err(
             "is the base64 of a text, so that it was encoded twice: put the value itself into stringData, or encode it once",
@@ -71,6 +74,19 @@ fn text(bytes: &[u8]) -> Result<&str, &'static str> {
     std::str::from_utf8(bytes).map_err(|_| "is not UTF-8 text")
 }
 
+/// Returns true for a line of an environment file, such as `API_KEY=value`. Base64 has `=` at its end only.
+fn has_name(text: &str) -> bool {
+    let named = text.trim_end_matches('=').split_once('=');
+    named.is_some_and(|(name, _)| {
+        let name = name.to_ascii_lowercase();
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        name.bytes().all(is_name)
+            && ["key", "token", "secret", "id"]
+                .iter()
+                .any(|end| name.ends_with(end))
+    })
+}
+
 fn is_encoded_twice(text: &str) -> bool {
     let decoded = aws_smithy_types::base64::decode(text).unwrap_or_default();
     let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
@@ -99,6 +115,10 @@ mod tests {
         ] {
             assert_eq!(api_key_text(text.as_bytes()).as_deref(), Ok(KEY), "{text:?}");
         }
+        // Base64, and a name that is none.
+        for text in ["QUtJRA==", "a/b+key==", "x=y"] {
+            assert_eq!(key_text(text.as_bytes()), Ok(text));
+        }
     }
 
     #[test]
@@ -122,6 +142,11 @@ mod tests {
             (b"{\"apikey\": ", "not valid JSON"),
             (b"{\"key\": \"k\"}", "without the field apikey"),
             (b"\xff\xffkey", "UTF-8"),
+            (b"apikey=k-1", "a name or brackets"),
+            (b"EVENTEXPORT_API_KEY=k-1==", "a name or brackets"),
+            (b"<your key>", "visible ASCII"),
+            (b"<your-key>", "a name or brackets"),
+            (b"[{\"apikey\":\"k\"}]", "a name or brackets"),
         ] {
             let error = api_key_text(bytes).unwrap_err();
             assert!(error.contains(problem), "{error}");
