@@ -29,6 +29,7 @@ const PAGE_KEYS: usize = 1000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Quirk {
     ListLag(Duration),
+    ReadLag(Duration),
     TruncatedWithoutToken,
     RepeatedToken,
     CircularTokens,
@@ -67,6 +68,10 @@ pub(crate) const QUIRKS: &[(&str, &str)] = &[
     (
         "list-lag=DURATION",
         "listings show the keys of some time ago (`30s`, `5m`)",
+    ),
+    (
+        "read-lag=DURATION",
+        "GET and HEAD of a key are 404 for some time after it was written; a second create is refused",
     ),
     (
         "truncated-without-token",
@@ -149,6 +154,7 @@ impl FromStr for Quirk {
         let refusal = |default: &str| value.unwrap_or(default).parse::<Refusal>();
         let quirk = match name {
             "list-lag" => Self::ListLag(parse_duration(value.unwrap_or_default())?),
+            "read-lag" => Self::ReadLag(parse_duration(value.unwrap_or_default())?),
             "slow-list" => Self::SlowList(parse_duration(value.unwrap_or_default())?),
             "delete-refused" => Self::DeleteRefused(refusal(
                 "451:UnavailableForLegalReasons:the object is protected by a retention policy",
@@ -541,6 +547,13 @@ impl Contents {
     fn read(&self, call: &S3Call) -> Reply {
         let state = self.lock();
         let slot = state.slots.get(&(call.bucket.clone(), call.key.clone()));
+        let lag = self.quirk(|quirk| match quirk {
+            Quirk::ReadLag(lag) => Some(*lag),
+            _ => None,
+        });
+        let lag = lag.unwrap_or_default();
+        let readable = |slot: &&Slot| slot.rows.iter().any(|(since, _)| since.elapsed() >= lag);
+        let slot = slot.filter(readable);
         let Some(object) = slot.and_then(|slot| slot.object.as_ref()) else {
             return error(StatusCode::NOT_FOUND, "NoSuchKey", "the key does not exist");
         };

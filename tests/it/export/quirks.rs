@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use eventexport::api::Reason;
 use eventexport::export::manifest::sign::{Signing, SigningKey, SigningKeys};
 use eventexport::export::snapshot::Snapshot;
 use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, S3Store, Segments, Store};
@@ -45,6 +46,28 @@ async fn a_listing_that_is_behind_costs_no_session_and_no_download() {
             "{lag}"
         );
     }
+}
+
+/// What exists can neither be listed nor read: another process cannot take it over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_contradicts_itself_costs_few_sessions_and_is_named() {
+    let fixture = two_days().await;
+    let fake = quirks::start(&["list-lag=1d", "read-lag=1d"]).await;
+    let first = run(&fixture, &fake).await;
+    assert!(first.complete, "{:#?}", first.problems);
+    assert_eq!(fixture.simulator.ledger().opened, 2);
+    let second = run(&fixture, &fake).await;
+    assert!(!second.complete);
+    let named = |reason| second.problems.iter().any(|problem| problem.reason == reason);
+    assert!(
+        named(Reason::ForeignObject) || named(Reason::ListingIncomplete),
+        "{:#?}",
+        second.problems
+    );
+    let ledger = fixture.simulator.ledger();
+    let tries = 2 * 5;
+    assert!(ledger.opened <= 2 + tries, "{}", ledger.opened);
+    assert_eq!(ledger.open_now, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
