@@ -8,6 +8,7 @@ mod allow_list;
 pub(crate) mod bad_input;
 mod clients;
 mod proxy;
+mod reply_text;
 mod reserved;
 mod resolver;
 mod tls;
@@ -21,6 +22,7 @@ pub use traffic::{Fence, Peer, RequestLabel, RequestMetrics, Traffic};
 
 pub(crate) use allow_list::is_loopback;
 pub(crate) use proxy::{all_exempt, check_env as check_proxies, via_proxy};
+pub(crate) use reply_text::reply_text;
 
 /// A request that the allow-list forbids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

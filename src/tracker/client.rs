@@ -204,8 +204,7 @@ impl Tracker {
             Ok(reply) => reply,
             Err(error) => return error,
         };
-        let gzip = reply.headers.get(header::CONTENT_ENCODING).is_some();
-        let message = self.with_secrets(|secrets| error_text(&reply.body, gzip, secrets));
+        let message = self.with_secrets(|secrets| error_text(&reply.body, secrets));
         let error_reply = ErrorReply {
             host: &host,
             space: request.space,

@@ -351,7 +351,7 @@ impl Account {
 
     fn response_error(&self, reply: &Reply, request: &HttpRequest, what: &'static str) -> TrackerError {
         let host = host_of(&request.url);
-        let message = self.with_secrets(|secrets| error_text(&reply.body, false, secrets));
+        let message = self.with_secrets(|secrets| error_text(&reply.body, secrets));
         let after = retry_after(&reply.headers, Timestamp::now());
         match reply.status.as_u16() {
             408 | 500..=599 => TrackerError::Server {

@@ -1,8 +1,6 @@
 //! Conversion of S3 error replies and SDK errors to [`StoreError`]. No I/O.
 
-use std::borrow::Cow;
 use std::error::Error;
-use std::io::Read as _;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -14,7 +12,7 @@ use super::S3Credentials;
 use super::body::IdleTimeout;
 use super::document::BadDocument;
 use crate::api::{MAX_REDACTED_CHARS, Remedy, Setting, find_cause, redact, redact_error};
-use crate::egress::HostDenied;
+use crate::egress::{HostDenied, reply_text};
 use crate::storage::StoreError;
 
 /// Error codes for wrong, unknown or expired credentials. Some have status 400.
@@ -67,9 +65,6 @@ const UNSUPPORTED_ATTRIBUTES: &[&str] = &[
     "ObjectLockConfigurationNotFoundError",
     "AccessControlListNotSupported",
 ];
-/// Maximum bytes of a compressed error reply after decompression: 64 KiB.
-const UNPACKED_MAX_BYTES: u64 = 64 << 10;
-
 /// Prefix of error codes of a key management service.
 const KMS_PREFIX: &str = "KMS.";
 
@@ -202,7 +197,7 @@ where
     if let SdkError::ServiceError(response) = error {
         let raw = response.raw();
         let header = |name: &str| raw.headers().get(name);
-        let body = readable(raw.body().bytes().unwrap_or_default());
+        let body = reply_text(raw.body().bytes().unwrap_or_default());
         let message = match (response.err().message(), response.err().code()) {
             (None | Some(""), None) => page_text(&body),
             // The parser of the SDK skips CDATA.
@@ -398,23 +393,6 @@ fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Returns a body as text. Some proxies compress, unasked; what is no text otherwise is not shown.
-fn readable(body: &[u8]) -> Cow<'_, str> {
-    let is_text = |text: &str| {
-        let unreadable = |c: &char| *c == char::REPLACEMENT_CHARACTER || *c == '\0';
-        text.chars().filter(unreadable).count() * 10 <= text.len()
-    };
-    if let [0x1f, 0x8b, ..] = body {
-        let mut text = Vec::new();
-        let mut decoder = flate2::read::GzDecoder::new(body).take(UNPACKED_MAX_BYTES);
-        // A damaged end does not matter: the beginning is quoted.
-        let _ = decoder.read_to_end(&mut text);
-        return Cow::Owned(String::from_utf8_lossy(&text).into_owned());
-    }
-    let text = String::from_utf8_lossy(body);
-    if is_text(&text) { text } else { Cow::Borrowed("") }
-}
-
 /// Returns the text of an error page that is no document of S3: its title, or all of it without tags.
 fn page_text(page: &str) -> String {
     let page = page.replace("<![CDATA[", "").replace("]]>", "");
@@ -472,8 +450,6 @@ fn credentials_problem(message: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
     use crate::api::SettingNames;
 
@@ -594,30 +570,6 @@ mod tests {
                 .join(" "),
             "upstream down now"
         );
-    }
-
-    #[test]
-    fn a_body_is_quoted_if_it_is_text() {
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        packed.write_all(b"<Error>over the cap</Error>").unwrap();
-        let packed = packed.finish().unwrap();
-        assert_eq!(readable(&packed), "<Error>over the cap</Error>");
-        assert_eq!(
-            readable(&packed[..packed.len() - 9]),
-            "<Error>over the cap</Error>"
-        );
-        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        bomb.write_all(&vec![b'x'; 1 << 22]).unwrap();
-        assert_eq!(readable(&bomb.finish().unwrap()).len(), 64 << 10);
-        assert_eq!(readable("refus\u{e9}".as_bytes()), "refus\u{e9}");
-        assert_eq!(
-            readable(b"refus\xe9 par la politique"),
-            "refus\u{fffd} par la politique"
-        );
-        let utf16: Vec<u8> = "denied".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        for bytes in [&[0x80, 0xff, 0x01, 0x9c][..], &utf16] {
-            assert_eq!(readable(bytes), "");
-        }
     }
 
     #[test]

@@ -400,6 +400,23 @@ async fn an_archived_object_is_not_a_missing_permission() {
 }
 
 #[tokio::test]
+async fn the_text_of_a_refusal_is_read_from_cdata_and_a_redirect_is_shown_without_its_query() {
+    let cdata = "<Error><Code>AccessDenied</Code><Message><![CDATA[frozen by <b>legal]]></Message></Error>";
+    let login = ("location", "https://login.example/saml?token=abc");
+    for (reply, shown) in [
+        ((403, None, cdata), "(AccessDenied: frozen by legal)"),
+        (
+            (302, Some(login), ""),
+            "it redirects to https://login.example/saml",
+        ),
+    ] {
+        let scripted = ScriptedStore::start(&[reply], |_| {}).await;
+        let text = scripted.store.list("p/").await.unwrap_err().to_string();
+        assert!(text.contains(shown) && !text.contains("token=abc"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_listing_that_is_truncated_without_a_continuation_is_refused() {
     let broken = "<ListBucketResult><IsTruncated>true</IsTruncated>\
         <Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>";
