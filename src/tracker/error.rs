@@ -237,7 +237,14 @@ impl TrackerError {
             ),
             Self::Ca(_) => (Setting::SourceCa, "correct {}"),
             Self::Config { setting, .. } => (*setting, "correct {}"),
-            Self::NoToken(cause) => return cause.remedy(),
+            Self::NoToken(cause) => match &**cause {
+                Self::NotFound { .. } => (Setting::UaaEndpoint, "check {}"),
+                Self::Redirected { .. } => (
+                    Setting::UaaEndpoint,
+                    "if the UAA is at that host, set {} to its URL",
+                ),
+                other => return other.remedy(),
+            },
             Self::Forbidden { .. }
             | Self::Capacity { .. }
             | Self::Throttled { .. }
@@ -324,6 +331,7 @@ impl TrackerError {
             | Self::BadReply { .. }
             | Self::UaaUnknown { .. }
             | Self::NotFound { .. }
+            | Self::Redirected { .. }
             | Self::Refused { .. } => Self::NoToken(Box::new(self)),
             other => other,
         }

@@ -297,6 +297,18 @@ async fn a_uaa_404_does_not_count_as_a_missing_session() {
 }
 
 #[tokio::test]
+async fn an_error_of_the_uaa_names_the_setting_of_the_uaa() {
+    for status in [404, 302] {
+        let server = ScriptedServer::bare(move |_| {
+            ScriptedReply::new(status, "").with("Location", "https://login.example/")
+        });
+        let error = tracker(&server.await).get_session(SPACE, "id").await.unwrap_err();
+        let text = error.describe(&crate::api::SettingNames::default());
+        assert!(text.contains("spec.source.uaaEndpoint"), "{status}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn no_secret_is_in_any_error_or_debug() {
     let server = ScriptedServer::new(|request, _| {
         ScriptedReply::new(
