@@ -46,6 +46,9 @@ pub fn read_export(mut document: Value) -> Result<EventExport, Vec<FieldError>> 
                 .collect(),
         );
         schema::check(&SCHEMA, &own_fields, "", &mut errors);
+        if errors.is_empty() {
+            schema::check_keys(&SCHEMA, &own_fields, "", &mut errors);
+        }
     }
     if !errors.is_empty() {
         errors.truncate(super::MAX_REPORTED_ERRORS);

@@ -51,8 +51,8 @@ pub use spec::{
     AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, RecheckSettings, Scope,
 };
 pub use status::{
-    EventExportStatus, LastError, MAX_RANGES, MAX_REQUEST_CHARS, MAX_SESSIONS, ManifestStatus, OpenSession,
-    WindowCounts,
+    EventExportStatus, LastError, MAX_RANGES, MAX_REQUEST_CHARS, MAX_SESSIONS, ManifestStatus, OmittedRanges,
+    OpenSession, StatusRange, WindowCounts,
 };
 pub use syntax::is_space_id;
 pub use verification::{

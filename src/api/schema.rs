@@ -1,6 +1,7 @@
 //! The structural half of validation in Rust: checks a value against the schema that the API server gets, so that
 //! types, bounds and names cannot diverge. Supports only the keywords in that schema. No I/O.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -104,6 +105,45 @@ fn check_array(schema: &JSONSchemaProps, items: &[Value], path: &str, errors: &m
         for (index, item) in items.iter().enumerate() {
             check(schema, item, &format!("{path}[{index}]"), errors);
         }
+    }
+}
+
+/// Checks recursively that the items of each list that is a map have different keys, and appends the errors found. The API
+/// server requires it of what is written, and tolerates a stored list that violated it before.
+pub(super) fn check_keys(schema: &JSONSchemaProps, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    match value {
+        Value::Object(fields) => {
+            let properties = schema.properties.iter().flatten();
+            for (name, schema) in properties {
+                if let Some(field) = fields.get(name) {
+                    check_keys(schema, field, &child_path(path, name), errors);
+                }
+            }
+        }
+        Value::Array(items) if schema.x_kubernetes_list_type.as_deref() == Some("map") => {
+            let keys = schema.x_kubernetes_list_map_keys.as_deref().unwrap_or_default();
+            let mut known = BTreeSet::new();
+            for (index, item) in items.iter().enumerate() {
+                // More errors are not reported.
+                if errors.len() > MAX_REPORTED_ERRORS {
+                    return;
+                }
+                let values: Vec<String> = keys
+                    .iter()
+                    .map(|key| item.get(key).unwrap_or(&Value::Null).to_string())
+                    .collect();
+                if !known.insert(values) {
+                    errors.push(FieldError {
+                        path: format!("{path}[{index}]"),
+                        problem: format!(
+                            "has the {} of an earlier item: join the two, or change one",
+                            join_names(keys)
+                        ),
+                    });
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -191,10 +191,12 @@ pub struct EventExportSpec {
     #[serde(default)]
     pub suspend: bool,
 
-    /// Days that are known to be lost, at most 1000 ranges. They count as settled for the condition `Complete`, and
-    /// stay in the spec with their reason for auditors.
+    /// Days that are known to be lost, at most 1000 ranges, each with another `start`. They count as settled for the
+    /// condition `Complete`, and stay in the spec with their reason for auditors. Entries of several field managers are
+    /// merged by their `start`. An entry of `status.expired` with a `reason` is valid here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limit::ACCEPTED_GAPS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["start".into()]))]
     pub accepted_gaps: Vec<AcceptedGap>,
 }
 

@@ -244,6 +244,17 @@ impl HourSet {
     /// `2018-06-01T07/2018-06-01T09` for hours. Returns at most `max` ranges, the oldest first, then `and N more` if
     /// ranges are left out.
     pub fn ranges(&self, max: usize) -> Vec<String> {
+        let runs = self.runs();
+        let more = runs.len().saturating_sub(max);
+        let mut texts: Vec<String> = runs.iter().take(max).map(|run| format_range(*run)).collect();
+        if more > 0 {
+            texts.push(format!("and {more} more"));
+        }
+        texts
+    }
+
+    /// Returns the merged ranges as their first and last window: adjacent complete days, or adjacent hours of one day.
+    pub fn runs(&self) -> Vec<(Window, Window)> {
         let mut runs: Vec<(Window, Window)> = Vec::new();
         for (day, hours) in self.days() {
             for (first, last) in ranges_of_day(day, hours) {
@@ -253,19 +264,22 @@ impl HourSet {
                 }
             }
         }
-        let more = runs.len().saturating_sub(max);
-        let mut texts: Vec<String> = runs.iter().take(max).map(|run| format_range(*run)).collect();
-        if more > 0 {
-            texts.push(format!("and {more} more"));
-        }
-        texts
+        runs
     }
 
     /// Parses the output of [`HourSet::ranges`]. Ignores texts that are not ranges, such as `and N more`.
     pub fn from_ranges(texts: &[String]) -> Self {
+        Self::from_bounds(
+            texts
+                .iter()
+                .map(|text| text.split_once('/').unwrap_or((text, text))),
+        )
+    }
+
+    /// Parses the first and last window of ranges. Ignores texts that are not windows.
+    pub fn from_bounds<'a>(bounds: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut days = Vec::new();
-        for text in texts.iter().take(RANGES_MAX) {
-            let (first, last) = text.split_once('/').unwrap_or((text, text));
+        for (first, last) in bounds.into_iter().take(RANGES_MAX) {
             let (Ok(first), Ok(last)) = (first.parse::<Window>(), last.parse::<Window>()) else {
                 continue;
             };

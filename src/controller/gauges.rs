@@ -5,7 +5,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::{ConditionType, EventExportStatus, Reason, find_condition};
+use crate::api::{ConditionType, EventExportStatus, Reason, StatusRange, find_condition};
 use crate::archive::window::{HourSet, Window};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
@@ -67,8 +67,11 @@ pub(super) fn resource_facts(
             facts.earliest_deletion = before.earliest_deletion;
         }
         (None, None) => {
-            let expired = HourSet::from_ranges(&status.expired);
-            let oldest = oldest_day(&HourSet::from_ranges(&status.missing).difference(&expired));
+            let hours = |ranges: &[StatusRange]| {
+                HourSet::from_bounds(ranges.iter().map(|range| (&*range.start, &*range.end)))
+            };
+            let expired = hours(&status.expired);
+            let oldest = oldest_day(&hours(&status.missing).difference(&expired));
             facts.expired = status.windows.as_ref().map(|_| expired.days().count() as u64);
             facts.oldest_missing = oldest.map(Window::end);
             facts.earliest_deletion =
@@ -138,8 +141,8 @@ mod tests {
                 stored: 27,
                 ..WindowCounts::default()
             }),
-            missing: vec!["2018-06-01/2018-06-03".to_owned()],
-            expired: vec!["2018-06-01".to_owned()],
+            missing: vec![StatusRange::new("2018-06-01", "2018-06-03")],
+            expired: vec![StatusRange::new("2018-06-01", "2018-06-01")],
             ..EventExportStatus::default()
         }
     }

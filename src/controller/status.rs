@@ -3,6 +3,8 @@
 //! Conditions follow the rules of kstatus, so that GitOps tools wait correctly: `Reconciling` and `Stalled` are always
 //! present, and the transition time changes only with the status of the condition.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -12,9 +14,10 @@ use super::export_health::{self, ExportHealth, StatusMessage};
 use super::head_status;
 use super::verification::VerificationUpdate;
 use crate::api::{
-    ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OpenSession,
-    Reason, SettingNames, WindowCounts, condition, find_condition, set_condition,
+    ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OmittedRanges,
+    OpenSession, Reason, SettingNames, StatusRange, WindowCounts, condition, find_condition, set_condition,
 };
+use crate::archive::window::{HourSet, Window};
 use crate::export::failure::Failure;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
@@ -400,6 +403,30 @@ fn put_condition(
     );
 }
 
+/// Returns the oldest ranges for the status, and the number of the others.
+fn listed(hours: &HourSet) -> (Vec<StatusRange>, u32) {
+    let runs = hours.runs();
+    let omitted = u32::try_from(runs.len().saturating_sub(MAX_RANGES)).unwrap_or(u32::MAX);
+    let ranges = runs.into_iter().take(MAX_RANGES);
+    (
+        ranges
+            .map(|(first, last)| StatusRange::new(first.to_string(), last.to_string()))
+            .collect(),
+        omitted,
+    )
+}
+
+/// Returns the complete days with an expired window and no other missing one: those that may be accepted as a gap without
+/// giving up what the service still has.
+fn expired_days(missing: &HourSet, expired: &HourSet) -> HourSet {
+    let open = missing.difference(expired);
+    expired
+        .days()
+        .map(|(day, _)| Window::day(day))
+        .filter(|day| !open.intersects(*day))
+        .collect()
+}
+
 /// Copies the fields of the snapshot that the status shows.
 fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
     let Snapshot {
@@ -448,17 +475,21 @@ fn set_facts(next: &mut EventExportStatus, snapshot: &Snapshot) {
     next.bytes = large(bytes);
     // Most exports have none.
     next.late_events = large(late_events).filter(|late| *late > 0);
-    // Leaves one item for the text that counts the omitted ranges.
-    next.covered = covered.ranges(MAX_RANGES - 1);
-    next.missing = missing.ranges(MAX_RANGES - 1);
-    next.expired = expired.ranges(MAX_RANGES - 1);
+    let mut omitted = OmittedRanges::default();
+    (next.covered, omitted.covered) = listed(covered);
+    (next.missing, omitted.missing) = listed(missing);
+    (next.expired, omitted.expired) = listed(&expired_days(missing, expired));
+    next.omitted_ranges = Some(omitted).filter(|omitted| *omitted != OmittedRanges::default());
+    // The API server rejects a list with an id twice, whatever the service answers.
+    let mut ids = BTreeSet::new();
     next.sessions = sessions
         .iter()
-        .take(MAX_SESSIONS)
         .map(|session| OpenSession {
             id: truncate(&session.id, SESSION_CHARS),
             window: session.window.to_string(),
         })
+        .filter(|session| ids.insert(session.id.clone()))
+        .take(MAX_SESSIONS)
         .collect();
     // A short run ends before a status with a running transfer is written.
     if let Some(at) = first_transfer_at {

@@ -224,6 +224,8 @@ async fn write_status(
             after.next_run_time = Some(Time(truncate_to_second(*next)));
         }
     });
+    // Differs from `before` then, so that it is written.
+    after.upgrade_ranges();
     if phase.is_none() && after == *before {
         return Ok(StatusWrite::Done(None));
     }
@@ -345,10 +347,27 @@ async fn apply_status(
     status: &EventExportStatus,
 ) -> kube::Result<Option<EventExport>> {
     let (api, name) = (context.api(object), object.name_any());
+    let mut version = base.version.clone();
+    if base.status.has_legacy_ranges() {
+        // The API server refuses to apply over values that the definition does not allow.
+        let metadata = json!({ "uid": object.metadata.uid, "resourceVersion": version });
+        let ranges = json!({
+            "covered": status.covered, "missing": status.missing, "expired": status.expired,
+        });
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let body = Patch::Merge(json!({ "metadata": metadata, "status": ranges }));
+        let Some(written) = none_if_stale(api.patch_status(&name, &params, &body).await)? else {
+            return Ok(None);
+        };
+        version = written.metadata.resource_version;
+    }
     let body = json!({
         "apiVersion": "eventexport.io/v1alpha1",
         "kind": "EventExport",
-        "metadata": { "name": name, "uid": object.metadata.uid, "resourceVersion": base.version },
+        "metadata": { "name": name, "uid": object.metadata.uid, "resourceVersion": version },
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();

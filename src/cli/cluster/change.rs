@@ -158,7 +158,8 @@ pub(super) async fn accept_gap(args: AcceptGapArgs) -> Result<Exit, CliError> {
     let cluster = args.cluster.connect().await?;
     for _ in 0..WRITE_ATTEMPTS {
         let export = cluster.export(&args.name).await?;
-        let gaps = new_gaps(&args, &export)?;
+        let gaps = new_gaps(&args, &export);
+        note_omitted(&args, &export);
         if gaps.is_empty() {
             write_stdout(&format!("eventexport {}: nothing to accept\n", args.name))?;
             return Ok(Exit::Done);
@@ -204,39 +205,62 @@ pub(super) async fn accept_gap(args: AcceptGapArgs) -> Result<Exit, CliError> {
     )))
 }
 
-/// Returns the gaps to add: those that are not accepted yet.
-fn new_gaps(args: &AcceptGapArgs, export: &EventExport) -> Result<Vec<AcceptedGap>, CliError> {
-    let ranges = match args.start {
-        Some(start) => vec![(start.to_string(), args.end.unwrap_or(start).to_string())],
-        None => expired_ranges(export)?,
+/// Returns the gaps to add: the days of the wanted ranges that are not accepted yet, or a range that only overlaps. Each
+/// starts on another day than all others, as the API server requires.
+fn new_gaps(args: &AcceptGapArgs, export: &EventExport) -> Vec<AcceptedGap> {
+    let ranges: Vec<(Date, Date)> = match args.start {
+        Some(start) => vec![(start, args.end.unwrap_or(start))],
+        None => expired_ranges(export),
     };
-    let reason = &args.reason;
-    let gaps = ranges.into_iter().map(|(start, end)| AcceptedGap {
-        start,
-        end,
-        reason: reason.clone(),
-    });
-    let accepted = |gap: &AcceptedGap| {
-        let mut existing = export.spec.accepted_gaps.iter();
-        existing.any(|known| known.start <= gap.start && gap.end <= known.end)
+    let known: Vec<(Date, Date)> = export
+        .spec
+        .accepted_gaps
+        .iter()
+        .filter_map(|gap| Some((day(&gap.start).ok()?, day(&gap.end).ok()?)))
+        .collect();
+    let gap = |(start, end): (Date, Date)| AcceptedGap {
+        start: start.to_string(),
+        end: end.to_string(),
+        reason: args.reason.clone(),
     };
-    Ok(gaps.filter(|gap| !accepted(gap)).collect())
+    let open = |(mut start, end): (Date, Date)| {
+        // An inverted range is left to the validation.
+        let is_accepted = |start: Date| {
+            known
+                .iter()
+                .find(|(first, last)| *first <= start && start <= *last)
+        };
+        while let Some((_, last)) = is_accepted(start) {
+            start = last.tomorrow().ok().filter(|next| *next <= end)?;
+        }
+        Some((start, end))
+    };
+    ranges.into_iter().filter_map(open).map(gap).collect()
 }
 
-/// Returns the days that the service no longer has, as ranges: of hours, their days.
-fn expired_ranges(export: &EventExport) -> Result<Vec<(String, String)>, CliError> {
+/// Returns the days that the service no longer has. Earlier operators listed hours: then their days.
+fn expired_ranges(export: &EventExport) -> Vec<(Date, Date)> {
     let expired = export.status.iter().flat_map(|status| &status.expired);
-    let days = |range: &String| {
-        let (start, end) = range.split_once('/').unwrap_or((range, range));
-        let day = |text: &str| day(text.split('T').next().unwrap_or_default()).ok();
-        Some((day(start)?.to_string(), day(end)?.to_string()))
-    };
-    let ranges: Option<Vec<_>> = expired.map(days).collect();
-    ranges.ok_or_else(|| {
-        CliError::usage(
-            "--expired: status.expired lists only a part of the ranges; accept those with --start and --end first",
-        )
-    })
+    let date = |text: &str| day(text.split('T').next().unwrap_or_default()).ok();
+    let mut ranges: Vec<(Date, Date)> = expired
+        .filter_map(|range| Some((date(&range.start)?, date(&range.end)?)))
+        .collect();
+    ranges.dedup();
+    ranges
+}
+
+/// Prints the number of expired ranges that the status does not list.
+fn note_omitted(args: &AcceptGapArgs, export: &EventExport) {
+    let status = export.status.as_ref();
+    let omitted = status
+        .and_then(|status| status.omitted_ranges)
+        .unwrap_or_default();
+    if args.expired && omitted.expired > 0 {
+        write_stderr(&format!(
+            "note: status.expired does not list {} more ranges: run the command again when the operator has listed them",
+            omitted.expired
+        ));
+    }
 }
 
 /// Returns the gaps as YAML, for the spec.

@@ -6,7 +6,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 
 use super::{Cluster, ClusterArgs};
-use crate::api::{EventExport, EventExportStatus, Reason, escape};
+use crate::api::{EventExport, EventExportStatus, Reason, StatusRange, escape};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::human;
 use crate::cli::output::write_stdout;
@@ -111,9 +111,13 @@ fn render(export: &EventExport, events: &[String]) -> String {
         );
     }
     facts(&status, &mut line);
-    for (label, ranges) in [("Missing:", &status.missing), ("Expired:", &status.expired)] {
+    let omitted = status.omitted_ranges.unwrap_or_default();
+    for (label, ranges, omitted) in [
+        ("Missing:", &status.missing, omitted.missing),
+        ("Expired:", &status.expired, omitted.expired),
+    ] {
         if !ranges.is_empty() {
-            line(label, shown_ranges(ranges));
+            line(label, shown_ranges(ranges, omitted));
         }
     }
     for session in &status.sessions {
@@ -192,10 +196,10 @@ fn facts(status: &EventExportStatus, line: &mut impl FnMut(&str, String)) {
     }
 }
 
-fn shown_ranges(ranges: &[String]) -> String {
-    let more = ranges.len().saturating_sub(RANGES_SHOWN);
+fn shown_ranges(ranges: &[StatusRange], omitted: u32) -> String {
+    let more = ranges.len().saturating_sub(RANGES_SHOWN) as u64 + u64::from(omitted);
     let more = (more > 0).then(|| format!("and {more} more"));
-    let shown = ranges.iter().take(RANGES_SHOWN).cloned();
+    let shown = ranges.iter().take(RANGES_SHOWN).map(ToString::to_string);
     shown.chain(more).collect::<Vec<_>>().join(", ")
 }
 
@@ -215,6 +219,7 @@ mod tests {
 
     #[test]
     fn a_bad_condition_has_its_remedy_and_foreign_text_cannot_move_the_cursor() {
+        let json = |day| serde_json::json!({ "start": day, "end": day });
         let export: EventExport = serde_json::from_value(serde_json::json!({
             "apiVersion": "eventexport.io/v1alpha1", "kind": "EventExport",
             "metadata": { "name": "audit", "namespace": "team" },
@@ -226,7 +231,10 @@ mod tests {
             "status": {
                 "observedGeneration": 1,
                 "windows": { "wanted": 30, "stored": 28, "active": 0, "waiting": 0, "failed": 0 },
-                "expired": (1..=25).map(|day| format!("2018-06-{day:02}")).collect::<Vec<_>>(),
+                "expired": (1..=25)
+                    .map(|day| json(format!("2018-06-{day:02}")))
+                    .collect::<Vec<_>>(),
+                "omittedRanges": { "expired": 7 },
                 "conditions": [
                     { "type": "Ready", "status": "False", "reason": "Expired", "message": "gone \u{1b}[2J",
                       "lastTransitionTime": "2018-06-01T00:00:00Z" },
@@ -245,7 +253,7 @@ mod tests {
             "Range:         2018-06-01 to continuous\n",
             "Archive:       s3://audit/p, space s\n",
             "28 of 30 stored",
-            "2018-06-20, and 5 more",
+            "2018-06-20, and 12 more",
             "what to do: Accept the gap in spec.acceptedGaps",
         ] {
             assert!(text.contains(wanted), "{wanted}: {text}");

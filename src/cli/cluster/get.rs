@@ -157,6 +157,7 @@ impl Row {
             "windows": self.status.windows,
             "missing": self.status.missing,
             "expired": self.status.expired,
+            "omittedRanges": self.status.omitted_ranges,
             "sessions": self.status.sessions,
             "events": self.status.events,
             "lateEvents": self.status.late_events,
@@ -182,13 +183,14 @@ fn render(rows: &[Row], namespaces: bool, now: Timestamp) -> String {
             None => "Unknown",
         };
         let next = row.status.next_run_time.as_ref();
+        let omitted = row.status.omitted_ranges.unwrap_or_default();
         let cells = [
             row.name.clone(),
             ready.to_owned(),
             escape(&row.state).into_owned(),
             row.days(),
-            row.status.missing.len().to_string(),
-            row.status.expired.len().to_string(),
+            (row.status.missing.len() as u64 + u64::from(omitted.missing)).to_string(),
+            (row.status.expired.len() as u64 + u64::from(omitted.expired)).to_string(),
             row.status.sessions.len().to_string(),
             next.map_or_else(|| "-".to_owned(), |next| duration_until(next.0, now)),
         ];

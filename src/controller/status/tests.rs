@@ -5,7 +5,6 @@ use jiff::civil::date;
 
 use super::*;
 use crate::api::VerificationStatus;
-use crate::archive::window::{HourSet, Window};
 use crate::controller::verification::VerifiedCondition;
 use crate::export::failure::{Problem, RetryClass};
 use crate::export::snapshot::SessionFacts;
@@ -433,6 +432,43 @@ fn transition_times_change_only_with_the_status() {
 }
 
 #[test]
+fn expired_days_have_no_hour_that_the_service_still_has() {
+    let hour = |day, hour| Window::hour(date(2018, 6, day), hour).unwrap();
+    let mut some = snapshot();
+    some.missing = [hour(1, 7), hour(1, 8), hour(2, 7), Window::day(date(2018, 6, 3))]
+        .into_iter()
+        .collect();
+    some.expired = [hour(1, 7), hour(2, 7), Window::day(date(2018, 6, 3))]
+        .into_iter()
+        .collect();
+    let status = observed(&some);
+    let range = |start: &str, end: &str| StatusRange::new(start, end);
+    // On 1 June, an acceptance would give up the hour 8 too.
+    assert_eq!(status.expired, [range("2018-06-02", "2018-06-03")]);
+    assert_eq!(
+        status.missing,
+        [
+            range("2018-06-01T07", "2018-06-01T08"),
+            range("2018-06-02T07", "2018-06-02T07"),
+            range("2018-06-03", "2018-06-03"),
+        ]
+    );
+    assert_eq!(status.omitted_ranges, None);
+}
+
+#[test]
+fn a_session_id_is_listed_once() {
+    let mut some = snapshot();
+    some.sessions = [DAY, Window::day(date(2018, 6, 2))]
+        .map(|window| SessionFacts {
+            id: "same".to_owned(),
+            window,
+        })
+        .into();
+    assert_eq!(observed(&some).sessions.len(), 1);
+}
+
+#[test]
 fn the_status_size_is_bounded() {
     let odd = (0..400).map(|n| {
         Window::day(
@@ -454,6 +490,11 @@ fn the_status_size_is_bounded() {
     let status = observed(&wild);
     assert!(status.missing.len() <= MAX_RANGES && status.covered.len() <= MAX_RANGES);
     assert!(status.expired.len() <= MAX_RANGES && status.sessions.len() <= MAX_SESSIONS);
+    let omitted = status.omitted_ranges.unwrap();
+    assert_eq!(
+        (omitted.covered, omitted.missing, omitted.expired),
+        (336, 336, 336)
+    );
     assert!(
         status
             .sessions
@@ -467,7 +508,7 @@ fn the_status_size_is_bounded() {
             .all(|now| now.message.chars().count() <= 1024)
     );
     assert_eq!(status.last_error.as_ref().unwrap().message.chars().count(), 1024);
-    assert!(serde_json::to_vec(&status).unwrap().len() < 32 * 1024);
+    assert!(serde_json::to_vec(&status).unwrap().len() < 36 * 1024);
 }
 
 #[test]

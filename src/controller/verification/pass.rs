@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::slice::{Slice, SliceResult};
-use crate::api::{Reason, VerificationStatus};
+use crate::api::{Reason, StatusRange, VerificationStatus};
 use crate::controller::status::truncate_to_second;
 
 /// Consecutive failures after which the condition of a proved archive says that it cannot be read. A short outage of the
@@ -60,7 +60,7 @@ pub(super) struct PassRange<'a> {
     /// Last day, at most today.
     pub(super) end: Date,
     /// Ranges that are not stored, as the status shows them.
-    pub(super) missing: &'a [String],
+    pub(super) missing: &'a [StatusRange],
 }
 
 /// Starts a verification.
@@ -150,9 +150,9 @@ pub(super) fn finish(
             status.windows, status.objects, status.bytes
         );
         if !range.missing.is_empty() {
-            let named = range.missing.iter().take(MISSING_RANGES).map(|range| &**range);
+            let named = range.missing.iter().take(MISSING_RANGES).map(ToString::to_string);
             message.push_str("; not stored, and so not part of it: ");
-            message.push_str(&named.collect::<Vec<&str>>().join(", "));
+            message.push_str(&named.collect::<Vec<_>>().join(", "));
             if range.missing.len() > MISSING_RANGES {
                 message.push_str(", …");
             }
@@ -199,7 +199,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn range(missing: &[String]) -> PassRange<'_> {
+    fn range(missing: &[StatusRange]) -> PassRange<'_> {
         PassRange {
             start: date(2018, 5, 1),
             end: END,
@@ -335,7 +335,9 @@ mod tests {
 
     #[test]
     fn the_message_names_what_is_not_stored() {
-        let missing: Vec<String> = (1..=4).map(|day| format!("2018-05-0{day}")).collect();
+        let missing: Vec<StatusRange> = (1..=4)
+            .map(|day| StatusRange::new(date(2018, 5, day).to_string(), date(2018, 5, day).to_string()))
+            .collect();
         let begun = begin(&VerificationStatus::default(), at(1));
         let done = record(&begun, slice(END), good(), range(&missing), at(2));
         let message = done.condition.unwrap().message;

@@ -32,7 +32,7 @@ async fn a_rotated_key_is_noticed_and_nothing_is_downloaded_twice() -> Result<()
         "{message}"
     );
     ensure!(
-        object["status"]["covered"] == json!(["2018-06-04/2018-06-05"]),
+        object["status"]["covered"] == json!([{ "start": "2018-06-04", "end": "2018-06-05" }]),
         "what was known stays shown"
     );
     fixture.keys("bucket", access, hidden).await?;

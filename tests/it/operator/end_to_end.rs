@@ -63,7 +63,7 @@ async fn a_manifest_becomes_objects_and_a_ready_status_and_nothing_is_downloaded
     let (fixture, _operator) = start("whole", &[]).await?;
     let object = fixture.wait_complete("june").await?;
     ensure!(object["status"]["windows"]["stored"] == 5, "{}", object["status"]);
-    ensure!(object["status"]["covered"] == json!(["2018-06-03/2018-06-07"]));
+    ensure!(object["status"]["covered"] == json!([{ "start": "2018-06-03", "end": "2018-06-07" }]));
     fixture.wait_finalizer_removed("june").await?;
     ensure!(fixture.simulator.open_sessions().is_empty());
     ensure!(

@@ -17,6 +17,7 @@ mod lifecycle;
 mod look_now;
 mod manifests;
 mod monitoring;
+mod older_definition;
 mod plugin;
 pub(crate) mod pod;
 pub(crate) mod process;

@@ -129,6 +129,22 @@ async fn a_person_reads_and_changes_exports_with_the_plugin() -> Result<()> {
         { "start": "2018-06-05", "end": "2018-06-05", "reason": "second" },
     ]);
     ensure!(gaps == wanted, "{gaps}");
+    // A longer gap adds the days that are not accepted yet.
+    let (code, text) = run(&[
+        "accept-gap",
+        "june",
+        "--start",
+        "2018-06-04",
+        "--end",
+        "2018-06-07",
+        "--reason",
+        "r",
+    ])
+    .await?;
+    ensure!(
+        code == Some(0) && text.contains("accepted 2018-06-06 to 2018-06-07"),
+        "{text}"
+    );
     // No operator runs in a Pod there.
     let (code, text) = run(&["logs", "june", "--operator-namespace", &fixture.namespace]).await?;
     ensure!(code == Some(1) && text.contains("no Pod has the label"), "{text}");

@@ -168,8 +168,8 @@ async fn a_forged_status_triggers_no_action_and_is_corrected() {
     let downloads = operator_fixture.simulator.ledger().opened;
     let forged = json!({ "status": {
         "sessions": [{ "id": "foreign", "window": "2018-06-04" }],
-        "covered": ["2000-01-01/2030-01-01"],
-        "missing": ["2018-06-04/2018-06-07"],
+        "covered": [{ "start": "2000-01-01", "end": "2030-01-01" }],
+        "missing": [{ "start": "2018-06-04", "end": "2018-06-07" }],
         "windows": { "wanted": 9, "stored": 9, "active": 9, "waiting": 9, "failed": 9 },
     }});
     let patch = forged.to_string();

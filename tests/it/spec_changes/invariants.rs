@@ -39,11 +39,8 @@ pub(super) fn covers(covered: &Value, days: &[(Date, Date)]) -> bool {
         .into_iter()
         .flatten()
         .filter_map(|range| {
-            let (first, last) = range
-                .as_str()?
-                .split_once('/')
-                .unwrap_or((range.as_str()?, range.as_str()?));
-            Some((first.parse().ok()?, last.parse().ok()?))
+            let day = |end: &str| range[end].as_str()?.parse().ok();
+            Some((day("start")?, day("end")?))
         })
         .collect();
     days.iter()

@@ -133,10 +133,13 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
             "a thousand gaps with the longest reasons",
             vec![Set(
                 "/acceptedGaps",
-                Value::Array(vec![
-                    json!({ "start": "2018-06-03", "end": "2018-06-04", "reason": "ö".repeat(512) });
-                    1000
-                ]),
+                (0..1000)
+                    .map(|number| {
+                        let (year, month, day) = (1990 + number / 336, 1 + number / 28 % 12, 1 + number % 28);
+                        let date = format!("{year}-{month:02}-{day:02}");
+                        json!({ "start": date, "end": date, "reason": "ö".repeat(512) })
+                    })
+                    .collect(),
             )],
         ),
     ]

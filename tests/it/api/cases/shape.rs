@@ -298,6 +298,16 @@ pub(super) fn rest() -> Vec<ValidationCase> {
             ("spec.acceptedGaps[0].reason", "may not be more than 512"),
         ),
         invalid_value(
+            "two gaps with the same first day",
+            "/acceptedGaps",
+            json!([
+                { "start": "2018-06-03", "end": "2018-06-03", "reason": "r" },
+                { "start": "2018-06-04", "end": "2018-06-04", "reason": "r" },
+                { "start": "2018-06-03", "end": "2018-06-05", "reason": "other" },
+            ]),
+            ("spec.acceptedGaps[2]", "Duplicate value"),
+        ),
+        invalid_value(
             "more than a thousand gaps",
             "/acceptedGaps",
             Value::Array(vec![
