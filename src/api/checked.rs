@@ -15,7 +15,7 @@ use super::duration::{
 };
 use super::rules::{self, Rule};
 use super::schema::{self, SCHEMA};
-use super::source::{CaSecretRef, SecretRef, Source};
+use super::source::{CaConfigMapRef, CaSecretRef, SecretRef, Source};
 use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec, ManifestSettings};
 use super::syntax;
 use super::verification::Verification;
@@ -270,6 +270,9 @@ impl SpecErrors {
             uaa_endpoint,
             credentials_secret_ref,
             ca_secret_ref,
+            ca_config_map_ref,
+            // The schema covers it completely.
+            retention_days: _,
         } = source;
         self.require(
             "spec.source",
@@ -277,9 +280,7 @@ impl SpecErrors {
             region.is_some() != endpoint.is_some(),
         );
         self.secret("spec.source.credentialsSecretRef", credentials_secret_ref);
-        if let Some(reference) = ca_secret_ref {
-            self.ca("spec.source.caSecretRef", reference);
-        }
+        self.ca("spec.source", ca_secret_ref.as_ref(), ca_config_map_ref.as_ref());
         let host_url = |host: String| Url::parse(&format!("https://{host}")).ok();
         let endpoint = self.url("spec.source.endpoint", endpoint.as_deref());
         let uaa = self.url("spec.source.uaaEndpoint", uaa_endpoint.as_deref());
@@ -303,6 +304,7 @@ impl SpecErrors {
             force_path_style: _,
             credentials_secret_ref,
             ca_secret_ref,
+            ca_config_map_ref,
             storage_class,
             server_side_encryption,
             // The schema covers these completely.
@@ -331,9 +333,11 @@ impl SpecErrors {
         if let Some(reference) = credentials_secret_ref {
             self.secret(&at("credentialsSecretRef"), reference);
         }
-        if let Some(reference) = ca_secret_ref {
-            self.ca(&at("caSecretRef"), reference);
-        }
+        self.ca(
+            "spec.destination.s3",
+            ca_secret_ref.as_ref(),
+            ca_config_map_ref.as_ref(),
+        );
         if let Some(class) = storage_class {
             self.require(
                 &at("storageClass"),
@@ -365,17 +369,22 @@ impl SpecErrors {
         );
     }
 
-    fn ca(&mut self, path: &str, CaSecretRef { name, key }: &CaSecretRef) {
-        self.require(
-            &format!("{path}.name"),
-            rules::SECRET_NAME,
-            syntax::is_subdomain(name),
-        );
-        self.require(
-            &format!("{path}.key"),
-            rules::SECRET_KEY,
-            syntax::is_ascii_token(key, "._-"),
-        );
+    fn ca(&mut self, path: &str, secret: Option<&CaSecretRef>, config_map: Option<&CaConfigMapRef>) {
+        self.require(path, rules::ONE_CA, secret.is_none() || config_map.is_none());
+        let secret = secret.map(|CaSecretRef { name, key }| {
+            let rules = (rules::SECRET_NAME, rules::SECRET_KEY);
+            ("caSecretRef", name, key, rules)
+        });
+        let config_map = config_map.map(|CaConfigMapRef { name, key }| {
+            let rules = (rules::CONFIG_MAP_NAME, rules::CONFIG_MAP_KEY);
+            ("caConfigMapRef", name, key, rules)
+        });
+        for (field, name, key, (name_rule, key_rule)) in secret.into_iter().chain(config_map) {
+            let valid = syntax::is_subdomain(name);
+            self.require(&format!("{path}.{field}.name"), name_rule, valid);
+            let valid = syntax::is_ascii_token(key, "._-");
+            self.require(&format!("{path}.{field}.key"), key_rule, valid);
+        }
     }
 
     fn sorted(mut self) -> Vec<FieldError> {

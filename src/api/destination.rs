@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules::{self, limit};
-use super::source::{CaSecretRef, SecretRef};
+use super::setting::Setting;
+use super::source::{CaConfigMapRef, CaReference, CaSecretRef, SecretRef, ca_reference};
 
 /// Object store that events are written to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -18,7 +19,8 @@ pub struct Destination {
     /// Bucket of S3, or of an S3-compatible store.
     #[x_kube(
         validation = rules::S3_ENDPOINT_UNCHANGED,
-        validation = rules::PREFIX_UNCHANGED
+        validation = rules::PREFIX_UNCHANGED,
+        validation = rules::ONE_CA
     )]
     pub s3: S3Destination,
 }
@@ -72,6 +74,11 @@ pub struct S3Destination {
     /// Secret in this namespace with the certificate authority of the endpoint, if it is not a public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
+
+    /// ConfigMap in this namespace with the certificate authority of the endpoint, instead of `caSecretRef`: for example
+    /// a bundle of trust-manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_config_map_ref: Option<CaConfigMapRef>,
 
     /// Storage class of the events, as the store names it. Receipts, manifests and the journal are read by every run
     /// and stay in the storage class of the bucket. Defaults to the storage class of the bucket. Example: `STANDARD_IA`
@@ -196,6 +203,16 @@ pub enum Checksum {
 }
 
 impl S3Destination {
+    /// Returns the reference to the certificate authority of the store.
+    pub fn ca(&self) -> Option<CaReference<'_>> {
+        let settings = [Setting::BucketCa, Setting::BucketCaConfigMap];
+        ca_reference(
+            self.ca_secret_ref.as_ref(),
+            self.ca_config_map_ref.as_ref(),
+            settings,
+        )
+    }
+
     /// Returns true if requests name the bucket in the path, after defaults.
     pub fn path_style(&self) -> bool {
         self.force_path_style.unwrap_or(self.endpoint.is_some())

@@ -41,6 +41,8 @@ pub mod limit {
     pub const DURATION_CHARS: usize = 32;
     /// Range of the days for which stored days are compared again, inclusive.
     pub const RECHECK_DAYS: (u16, u16) = (1, 3650);
+    /// Range of the days for which the service keeps events, inclusive.
+    pub const SOURCE_RETENTION_DAYS: (u16, u16) = (1, 3650);
     /// Maximum number of accepted gaps.
     pub const ACCEPTED_GAPS: usize = 1000;
     /// Maximum length of the reason of an accepted gap.
@@ -49,9 +51,9 @@ pub mod limit {
     pub const HEAD_CHARS: usize = 73;
     /// Maximum length of a URL.
     pub const URL_CHARS: usize = 512;
-    /// Maximum length of the name of a Secret (Kubernetes).
+    /// Maximum length of the name of a Secret or ConfigMap (Kubernetes).
     pub const SECRET_NAME_CHARS: usize = 253;
-    /// Maximum length of a key in a Secret (Kubernetes).
+    /// Maximum length of a key in a Secret or ConfigMap (Kubernetes).
     pub const SECRET_KEY_CHARS: usize = 253;
     /// Maximum length of the name of a bucket (S3).
     pub const BUCKET_CHARS: usize = 63;
@@ -225,6 +227,22 @@ rule!(
     /// Syntax of the keys of Secrets.
     SECRET_KEY: "self.matches('^[a-zA-Z0-9._-]+$')",
     "must be a key of the Secret: letters, digits, dots, hyphens and underscores only"
+);
+rule!(
+    /// DNS-1123 subdomain, the syntax of the names of ConfigMaps.
+    CONFIG_MAP_NAME: "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$')",
+    "must be the name of a ConfigMap in the same namespace: lowercase letters, digits, hyphens and dots, starting and \
+     ending with a letter or digit"
+);
+rule!(
+    /// Syntax of the keys of ConfigMaps.
+    CONFIG_MAP_KEY: "self.matches('^[a-zA-Z0-9._-]+$')",
+    "must be a key of the ConfigMap: letters, digits, dots, hyphens and underscores only"
+);
+rule!(
+    /// Two bundles would have to be joined.
+    ONE_CA at ".caConfigMapRef": "!has(self.caSecretRef) || !has(self.caConfigMapRef)",
+    "is not allowed beside caSecretRef: remove one of the two"
 );
 rule!(
     /// Naming rules of S3 for general purpose buckets.

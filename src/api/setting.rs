@@ -19,6 +19,8 @@ pub enum Setting {
     SourceCredentials,
     /// Certificate authority of the Activity Tracker.
     SourceCa,
+    /// ConfigMap with the certificate authority of the Activity Tracker.
+    SourceCaConfigMap,
     /// The bucket or directory.
     Bucket,
     /// Address of the store.
@@ -29,6 +31,8 @@ pub enum Setting {
     BucketCredentials,
     /// Certificate authority of the store.
     BucketCa,
+    /// ConfigMap with the certificate authority of the store.
+    BucketCaConfigMap,
     /// Object lock, encryption and storage class of stored objects.
     ObjectAttributes,
     /// The key that signs manifests.
@@ -50,11 +54,13 @@ impl Setting {
             Self::UaaEndpoint => "spec.source.uaaEndpoint",
             Self::SourceCredentials => "spec.source.credentialsSecretRef",
             Self::SourceCa => "spec.source.caSecretRef",
+            Self::SourceCaConfigMap => "spec.source.caConfigMapRef",
             Self::Bucket => "spec.destination.s3.bucket",
             Self::BucketEndpoint => "spec.destination.s3.endpoint",
             Self::BucketRegion => "spec.destination.s3.region",
             Self::BucketCredentials => "spec.destination.s3.credentialsSecretRef",
             Self::BucketCa => "spec.destination.s3.caSecretRef",
+            Self::BucketCaConfigMap => "spec.destination.s3.caConfigMapRef",
             Self::ObjectAttributes => {
                 "spec.destination.s3 (objectLock, serverSideEncryption, storageClass or acl)"
             }

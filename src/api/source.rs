@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Region;
 use super::rules::{self, limit};
+use super::setting::Setting;
 
 /// Activity Tracker to read from: a public region, or an endpoint.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,18 @@ pub struct Source {
     /// Secret in this namespace with the certificate authority of the endpoint, if it is not a public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<CaSecretRef>,
+
+    /// ConfigMap in this namespace with the certificate authority of the endpoint, instead of `caSecretRef`: for example
+    /// a bundle of trust-manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_config_map_ref: Option<CaConfigMapRef>,
+
+    /// Number of days that the service keeps events, by the plan of the space, 1 to 3650. The metric of the time that is left
+    /// before a day is deleted uses it; a run does not. Defaults to `--source-retention-days` of the operator, and without
+    /// that, to the days that the service lists. Example: 30
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = limit::SOURCE_RETENTION_DAYS.0, max = limit::SOURCE_RETENTION_DAYS.1))]
+    pub retention_days: Option<u16>,
 }
 
 /// Reference to a Secret in the same namespace.
@@ -67,6 +80,108 @@ pub struct CaSecretRef {
     #[schemars(length(min = 1, max = limit::SECRET_KEY_CHARS))]
     #[x_kube(validation = rules::SECRET_KEY)]
     pub key: String,
+}
+
+/// Reference to a ConfigMap in the same namespace, and to its key with the certificates.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CaConfigMapRef {
+    /// Name of the ConfigMap in the namespace of this resource. Example: trust-bundle
+    #[schemars(length(min = 1, max = limit::SECRET_NAME_CHARS))]
+    #[x_kube(validation = rules::CONFIG_MAP_NAME)]
+    pub name: String,
+
+    /// Key of the ConfigMap that holds one or more PEM certificates, at most 1 MiB. Defaults to ca.crt.
+    #[serde(default = "default_ca_key")]
+    #[schemars(length(min = 1, max = limit::SECRET_KEY_CHARS))]
+    #[x_kube(validation = rules::CONFIG_MAP_KEY)]
+    pub key: String,
+}
+
+/// Kind of an object that an export reads in its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReferencedKind {
+    /// A Secret.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+}
+
+impl ReferencedKind {
+    /// Start of the ids of ConfigMaps. No name contains a slash.
+    const CONFIG_MAP_ID: &'static str = "ConfigMap/";
+
+    /// Returns the name of the kind.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+
+    /// Returns the id of an object among the Secrets and ConfigMaps of a namespace: of a Secret, its name.
+    pub fn id(self, name: &str) -> String {
+        match self {
+            Self::Secret => name.to_owned(),
+            Self::ConfigMap => format!("{}{name}", Self::CONFIG_MAP_ID),
+        }
+    }
+
+    /// Returns the kind of the object with that id.
+    pub fn of_id(id: &str) -> Self {
+        if id.starts_with(Self::CONFIG_MAP_ID) {
+            Self::ConfigMap
+        } else {
+            Self::Secret
+        }
+    }
+}
+
+/// Reference to a certificate authority, in an object of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaReference<'a> {
+    /// Kind of the object.
+    pub kind: ReferencedKind,
+    /// Name of the object.
+    pub name: &'a str,
+    /// Key of the object with the certificates.
+    pub key: &'a str,
+    /// Setting that names the object.
+    pub setting: Setting,
+}
+
+impl Source {
+    /// Returns the reference to the certificate authority of the service.
+    pub fn ca(&self) -> Option<CaReference<'_>> {
+        let settings = [Setting::SourceCa, Setting::SourceCaConfigMap];
+        ca_reference(
+            self.ca_secret_ref.as_ref(),
+            self.ca_config_map_ref.as_ref(),
+            settings,
+        )
+    }
+}
+
+/// Returns the only reference; the rules allow no two. `settings`: of the Secret, and of the ConfigMap.
+pub(super) fn ca_reference<'a>(
+    secret: Option<&'a CaSecretRef>,
+    config_map: Option<&'a CaConfigMapRef>,
+    settings: [Setting; 2],
+) -> Option<CaReference<'a>> {
+    let secret = secret.map(|CaSecretRef { name, key }| (ReferencedKind::Secret, name, key));
+    let config_map = config_map.map(|CaConfigMapRef { name, key }| (ReferencedKind::ConfigMap, name, key));
+    let (kind, name, key) = secret.or(config_map)?;
+    let [of_secret, of_config_map] = settings;
+    let setting = match kind {
+        ReferencedKind::Secret => of_secret,
+        ReferencedKind::ConfigMap => of_config_map,
+    };
+    Some(CaReference {
+        kind,
+        name,
+        key,
+        setting,
+    })
 }
 
 fn default_ca_key() -> String {

@@ -146,7 +146,8 @@ pub struct EventExportSpec {
     #[x_kube(
         validation = rules::REGION_OR_ENDPOINT,
         validation = rules::REGION_UNCHANGED,
-        validation = rules::ENDPOINT_UNCHANGED
+        validation = rules::ENDPOINT_UNCHANGED,
+        validation = rules::ONE_CA
     )]
     pub source: Source,
 

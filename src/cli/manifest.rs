@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use serde_json::Value;
 
-use crate::api::{self, EventExportSpec, SettingNames, sanitize};
+use crate::api::{self, EventExportSpec, ReferencedKind, SettingNames, sanitize};
 use crate::egress::HostPolicy;
 
 /// Prefix of the `apiVersion` of our kinds.
@@ -34,7 +34,7 @@ pub type ObjectName = (Option<String>, String);
 pub struct ResourceManifest {
     /// Exports, in the order of the file.
     pub exports: Vec<ExportResource>,
-    /// Secrets, by namespace and name.
+    /// Secrets and ConfigMaps, by namespace and [`ReferencedKind::id`].
     pub secrets: BTreeMap<ObjectName, SecretData>,
     /// Objects of other kinds, which the command line ignores.
     pub skipped: Vec<String>,
@@ -92,8 +92,13 @@ impl ResourceManifest {
         if version.starts_with(GROUP) || kind.eq_ignore_ascii_case("EventExport") {
             return self.add_export(document);
         }
-        if (version, kind) == ("v1", "Secret") {
-            return self.add_secret(document).map_err(|problem| vec![problem]);
+        let kind = match (version, kind) {
+            ("v1", "Secret") => Some(ReferencedKind::Secret),
+            ("v1", "ConfigMap") => Some(ReferencedKind::ConfigMap),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            return self.add_data(kind, document).map_err(|problem| vec![problem]);
         }
         self.skipped.push(object.to_owned());
         Ok(())
@@ -124,20 +129,25 @@ impl ResourceManifest {
         Ok(())
     }
 
-    fn add_secret(&mut self, mut document: Value) -> Result<(), String> {
+    fn add_data(&mut self, kind: ReferencedKind, mut document: Value) -> Result<(), String> {
+        let (base64_field, text_field, own_field) = match kind {
+            ReferencedKind::Secret => ("data", "stringData", Some("type")),
+            ReferencedKind::ConfigMap => ("binaryData", "data", None),
+        };
+        let object = kind.as_str();
         let known = [
             "apiVersion",
             "kind",
             "metadata",
-            "type",
             "immutable",
-            "data",
-            "stringData",
+            base64_field,
+            text_field,
         ];
+        let known: Vec<&str> = known.into_iter().chain(own_field).collect();
         let fields = document.as_object().into_iter().flat_map(serde_json::Map::keys);
         if let Some(unknown) = fields.into_iter().find(|field| !known.contains(&field.as_str())) {
             return Err(format!(
-                "{}: unknown field of a Secret: put values in data or stringData",
+                "{}: unknown field of a {object}: put values in {text_field} or {base64_field}",
                 sanitize(unknown)
             ));
         }
@@ -150,7 +160,7 @@ impl ResourceManifest {
         let name = meta("name").ok_or("metadata.name: is required")?;
         let namespace = meta("namespace");
         let mut data = BTreeMap::new();
-        for (key, value) in take_map(document.get_mut("data"), "data")? {
+        for (key, value) in take_map(document.get_mut(base64_field), base64_field)? {
             // As kubectl: base64 may be wrapped.
             let value = match value {
                 Value::String(text) => Value::String(text.replace(['\r', '\n'], "")),
@@ -158,23 +168,26 @@ impl ResourceManifest {
             };
             let ByteString(bytes) = serde_json::from_value(value).map_err(|_| {
                 format!(
-                    "data.{}: is not base64: encode it, or move it to stringData",
+                    "{base64_field}.{}: is not base64: encode it, or move it to {text_field}",
                     sanitize(&key)
                 )
             })?;
             data.insert(key, bytes);
         }
-        for (key, value) in take_map(document.get_mut("stringData"), "stringData")? {
+        for (key, value) in take_map(document.get_mut(text_field), text_field)? {
             let Value::String(text) = value else {
                 return Err(format!(
-                    "stringData.{}: is not a string: put it in quotes",
+                    "{text_field}.{}: is not a string: put it in quotes",
                     sanitize(&key)
                 ));
             };
             data.insert(key, text.into_bytes());
         }
-        if self.secrets.insert((namespace, name), SecretData(data)).is_some() {
-            return Err("metadata.name: another Secret in the manifest has this name: remove one".to_owned());
+        let id = kind.id(&name);
+        if self.secrets.insert((namespace, id), SecretData(data)).is_some() {
+            return Err(format!(
+                "metadata.name: another {object} in the manifest has this name: remove one"
+            ));
         }
         Ok(())
     }
@@ -282,7 +295,7 @@ spec:
         let kind = EXPORT.replace("kind: EventExport", "kind: EventExprt");
         assert!(problems(&kind).contains("kind"), "{}", problems(&kind));
         assert!(problems("a: 1").contains("document 1: apiVersion: is required"));
-        assert!(problems("apiVersion: v1\nkind: ConfigMap\n").contains("holds no EventExport"));
+        assert!(problems("apiVersion: v1\nkind: Namespace\n").contains("holds no EventExport"));
         let duplicate = format!("{EXPORT}---{EXPORT}");
         assert!(problems(&duplicate).contains("document 2 (EventExport audit-2018): metadata.name"));
     }
@@ -293,6 +306,21 @@ spec:
             "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  apiKey: |\n    aHVz\n    aA==\n";
         let manifest = from_documents(parse(&format!("{EXPORT}---\n{text}")).unwrap()).unwrap();
         assert_eq!(manifest.secrets[&(None, "s".to_owned())].0["apiKey"], b"hush");
+    }
+
+    #[test]
+    fn a_config_map_is_read_beside_a_secret_of_the_same_name() {
+        let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {ca.crt: plain}\nbinaryData: {b: aHVzaA==}\n\
+                    ---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {ca.crt: other}\n";
+        let manifest = from_documents(parse(&format!("{EXPORT}---\n{text}")).unwrap()).unwrap();
+        let config_map = &manifest.secrets[&(None, ReferencedKind::ConfigMap.id("s"))].0;
+        assert_eq!(
+            (&*config_map["ca.crt"], &*config_map["b"]),
+            (&b"plain"[..], &b"hush"[..])
+        );
+        assert_eq!(manifest.secrets[&(None, "s".to_owned())].0["ca.crt"], b"other");
+        let number = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {n: 5}\n";
+        assert!(problems(number).contains("data.n: is not a string"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use url::Url;
 
 use super::kube_config::kube_config;
 use crate::api::parse_duration;
+use crate::api::rules::limit::SOURCE_RETENTION_DAYS;
 use crate::controller::election::LeaseTiming;
 use crate::controller::grants::{Grant, parse_grants};
 use crate::controller::watch_scope::{LabelQuery, WatchScope};
@@ -95,8 +96,14 @@ pub struct OperatorArgs {
     pub grant_identity_file: Option<PathBuf>,
 
     /// Number of days that the service keeps events, by the plan of the space; for the metric of the time left before a
-    /// day is deleted (default: derived from the days that the service lists)
-    #[arg(long, env = "EVENTEXPORT_SOURCE_RETENTION_DAYS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=3650))]
+    /// day is deleted (default: derived from the days that the service lists). `spec.source.retentionDays` overrides it
+    #[arg(
+        long,
+        env = "EVENTEXPORT_SOURCE_RETENTION_DAYS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u16)
+            .range(i64::from(SOURCE_RETENTION_DAYS.0)..=i64::from(SOURCE_RETENTION_DAYS.1))
+    )]
     pub source_retention_days: Option<u16>,
 
     /// Listen address of /livez, /readyz and /metrics
@@ -129,8 +136,8 @@ pub struct OperatorArgs {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
 
-    /// Watch the metadata of Secrets, to notice a rotation at once; false: at the next failure or run, and without the
-    /// right to list Secrets
+    /// Watch the metadata of Secrets and ConfigMaps, to notice a change at once; false: at the next failure or run, and
+    /// without the right to list them
     #[arg(
         long,
         env = "EVENTEXPORT_WATCH_SECRETS",
@@ -332,9 +339,7 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         shutdown_timeout: args.shutdown_timeout,
         exporter: Arc::new(exporter),
         traffic,
-        retention: args
-            .source_retention_days
-            .map(|days| SignedDuration::from_hours(24 * i64::from(days))),
+        retention_days: args.source_retention_days,
         cluster: args.cluster_id.clone(),
     })
 }

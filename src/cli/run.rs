@@ -170,7 +170,13 @@ async fn run_exports(args: RunArgs) -> Result<Exit, CliError> {
         shard: args.shard,
         max_sessions: max_sessions(args.shard, args.sessions_per_space),
     };
-    let jobs = job::prepare_all(&manifest, &options, simulation.as_ref(), holder.name()).await?;
+    let jobs = Box::pin(job::prepare_all(
+        &manifest,
+        &options,
+        simulation.as_ref(),
+        holder.name(),
+    ))
+    .await?;
     if args.head.is_some() && jobs.len() != 1 {
         let message = format!(
             "--head is about one archive, and there are {} exports in the manifest: run each from a file of its own",

@@ -68,6 +68,8 @@ impl Simulation {
                 name: SECRET.to_owned(),
             },
             ca_secret_ref: None,
+            ca_config_map_ref: None,
+            retention_days: None,
         };
         // Locked fake events could not be deleted.
         resource.spec.destination.s3.object_lock = None;

@@ -12,7 +12,7 @@ use super::entry::{TaskState, has_finalizer, spec_digest};
 use super::exporter::{ExportRunner, Owner};
 use super::kube_error::describe_error;
 use super::runs::{PrepareFn, PreparedRun, StartPriority, Task, TaskOutcome};
-use super::secrets::{self, FetchedSecrets};
+use super::secrets::{self, FetchedSecrets, SecretReference};
 use super::{events, finalizer, head_status};
 use crate::api::{ConditionType, EventExport, Reason, SettingNames, find_condition};
 use crate::export::failure::Failure;
@@ -58,7 +58,8 @@ async fn read_secrets(
     owner: &Owner,
 ) -> kube::Result<FetchedSecrets> {
     let references = secrets::references(&object.spec);
-    let names: HashSet<&str> = references.iter().map(|reference| reference.name).collect();
+    let ids: Vec<String> = references.iter().map(SecretReference::id).collect();
+    let names: HashSet<&str> = ids.iter().map(String::as_str).collect();
     context
         .registry
         .register_secrets(&owner.uid, &owner.namespace, &names);

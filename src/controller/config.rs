@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use super::exporter::Exporter;
 use super::lease::LeaseSettings;
 use super::watch_scope::WatchScope;
@@ -25,7 +23,7 @@ pub struct OperatorConfig {
     pub debounce: Duration,
     /// Timeouts of watches.
     pub watch: WatchConfig,
-    /// True to watch the metadata of Secrets, which needs `list` and `watch` on all of them. Default true.
+    /// True to watch the metadata of Secrets and ConfigMaps, which needs `list` and `watch` on all of them. Default true.
     pub watch_secrets: bool,
     /// Maximum time for exports to stop and delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
@@ -34,8 +32,9 @@ pub struct OperatorConfig {
     pub exporter: Arc<dyn Fn(String, String) -> Arc<dyn Exporter> + Send + Sync>,
     /// Metrics and fence of outgoing requests. The fence closes when the lease expires.
     pub traffic: Traffic,
-    /// Time for which the service keeps events, if known. Used only for a metric.
-    pub retention: Option<SignedDuration>,
+    /// Number of days for which the service keeps events, if known, of exports whose spec does not say it. Used only for a
+    /// metric.
+    pub retention_days: Option<u16>,
     /// Name of this cluster, different from those of other clusters. `None`: the UID of the namespace `kube-system`.
     pub cluster: Option<String>,
 }

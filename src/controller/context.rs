@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, ResourceExt as _};
 
@@ -32,8 +32,8 @@ pub(super) struct ReconcileContext {
     pub(super) health: Health,
     /// Time since which this process leads.
     pub(super) since: Timestamp,
-    /// Configured time for which the service keeps events.
-    pub(super) retention: Option<SignedDuration>,
+    /// Configured number of days for which the service keeps events.
+    pub(super) retention_days: Option<u16>,
     pub(super) now: fn() -> Timestamp,
 }
 

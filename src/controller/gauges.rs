@@ -5,11 +5,17 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::{ConditionType, EventExportStatus, Reason, StatusRange, find_condition};
+use crate::api::{ConditionType, EventExportSpec, EventExportStatus, Reason, StatusRange, find_condition};
 use crate::archive::window::{HourSet, Window};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 use crate::telemetry::metrics::{ResourceFacts, VerificationFacts};
+
+/// Returns the configured time for which the service keeps the events of an export: of its spec, or else of the operator.
+pub(super) fn retention(spec: &EventExportSpec, default_days: Option<u16>) -> Option<SignedDuration> {
+    let days = spec.source.retention_days.or(default_days)?;
+    Some(SignedDuration::from_hours(24 * i64::from(days)))
+}
 
 /// Returns the facts after a reconcile that computed `status` and observed `seen`. `before`: the last facts.
 /// `retention`: the configured time for which the service keeps events.
@@ -178,6 +184,26 @@ mod tests {
         assert_eq!(facts.oldest_missing, before.oldest_missing);
         assert_eq!(facts.last_success, before.last_success);
         assert!(facts.suspended);
+    }
+
+    #[test]
+    fn the_retention_of_the_spec_overrides_that_of_the_operator() {
+        let spec = |days: Option<u16>| -> EventExportSpec {
+            let mut source = serde_json::json!({"region": "ng", "credentialsSecretRef": {"name": "tracker"}});
+            if let Some(days) = days {
+                source["retentionDays"] = days.into();
+            }
+            serde_json::from_value(serde_json::json!({
+                "space": "s", "dateRange": {"start": "2018-06-01"}, "source": source,
+                "destination": {"s3": {"bucket": "audit"}},
+            }))
+            .unwrap()
+        };
+        let days = |days: i64| Some(SignedDuration::from_hours(24 * days));
+        assert_eq!(retention(&spec(Some(7)), Some(30)), days(7));
+        assert_eq!(retention(&spec(None), Some(30)), days(30));
+        assert_eq!(retention(&spec(Some(7)), None), days(7));
+        assert_eq!(retention(&spec(None), None), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Changes of a spec that a running export takes over without a restart. Pure.
 
-use crate::api::{CheckedRange, EventExportSpec, ManifestSettings};
+use crate::api::{CheckedRange, EventExportSpec, ManifestSettings, Source};
 
 /// Returns true if a run with the spec `old` can go on with `new`: its transfers are wanted by both, by the same means.
 pub(super) fn applies_in_place(old: &EventExportSpec, new: &EventExportSpec) -> bool {
@@ -30,6 +30,10 @@ fn with_settings_of(new: &EventExportSpec, old: &EventExportSpec) -> EventExport
     };
     EventExportSpec {
         date_range: new.date_range.clone(),
+        source: Source {
+            retention_days: new.source.retention_days,
+            ..old.source.clone()
+        },
         parallelism: new.parallelism,
         settle_after: new.settle_after.clone(),
         accepted_gaps: new.accepted_gaps.clone(),
@@ -79,6 +83,10 @@ mod tests {
             (json!({"settleAfter": "1h", "recheck": {"enabled": false}}), true),
             (json!({"verification": {"every": "720h"}}), true),
             (json!({"report": true}), true),
+            (
+                json!({"source": {"region": "ng", "credentialsSecretRef": key("tracker"), "retentionDays": 7}}),
+                true,
+            ),
             (
                 json!({"dateRange": {"start": "2018-06-01", "end": "2018-06-21"}}),
                 true,

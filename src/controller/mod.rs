@@ -165,7 +165,7 @@ async fn run_as_leader(
         since: Timestamp::now(),
         metrics: metrics.clone(),
         health: telemetry.health.clone(),
-        retention: config.retention,
+        retention_days: config.retention_days,
         now: Timestamp::now,
     });
     let source: Arc<dyn ResourceSource> = registry.clone();

@@ -62,7 +62,7 @@ struct RegistryState {
     closed: bool,
 }
 
-/// UIDs of the resources that use a Secret, by its namespace and name.
+/// UIDs of the resources that use a Secret or ConfigMap, by its namespace and id.
 type SecretUsers = HashMap<(String, String), BTreeSet<Arc<str>>>;
 
 fn remove_user(by_secret: &mut SecretUsers, uid: &str, namespace: &str, name: &str) {
@@ -123,7 +123,7 @@ impl ExportRegistry {
         self.lock().by_uid.get_mut(uid).map(|entry| f(entry))
     }
 
-    /// Registers the Secrets that a resource uses. Call it before reading them, so that no change is missed.
+    /// Registers the Secrets and ConfigMaps that a resource uses, by id. Call it before reading them, so that no change is missed.
     pub(super) fn register_secrets(&self, uid: &str, namespace: &str, names: &HashSet<&str>) {
         let mut entries = self.lock();
         let RegistryState {
@@ -148,7 +148,7 @@ impl ExportRegistry {
         }
     }
 
-    /// Records the version of a Secret from the watch. `None`: deleted. Returns the resources that use another version.
+    /// Records the version of a Secret or ConfigMap from the watch. `None`: deleted. Returns the resources that use another version.
     pub(super) fn observe_secret(
         &self,
         namespace: &str,
@@ -174,7 +174,7 @@ impl ExportRegistry {
         woken
     }
 
-    /// Returns all Secrets in use, to compare them with a complete list of the cluster.
+    /// Returns all Secrets and ConfigMaps in use, to compare them with a complete list of the cluster.
     pub(super) fn used_secrets(&self) -> HashSet<(String, String)> {
         self.lock().by_secret.keys().cloned().collect()
     }

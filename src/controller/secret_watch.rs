@@ -1,15 +1,17 @@
-//! Triggers a reconcile of exports when a Secret that they use changes. Watches only metadata, and stores none of it.
+//! Triggers a reconcile of exports when a Secret or ConfigMap that they use changes. Watches only metadata, and stores none of it.
 
 use std::collections::HashSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::config::WatchConfig;
@@ -18,6 +20,7 @@ use super::kube_error::describe_watch_error;
 use super::registry::ExportRegistry;
 use super::watch_scope::WatchScope;
 use super::watch_stream::watch_stream;
+use crate::api::ReferencedKind;
 
 /// Types of Secrets that no export uses, but that are the majority in many clusters.
 const EXCLUDED_TYPES: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token";
@@ -25,33 +28,63 @@ const EXCLUDED_TYPES: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/servi
 /// Delay after a forbidden watch. The missing permission may be intended, and roles rarely change.
 const FORBIDDEN_BACKOFF: Duration = Duration::from_mins(10);
 
-/// Watches the Secrets of a scope until the future is dropped.
+/// Watches the Secrets and ConfigMaps of a scope until the future is dropped.
 pub(super) async fn watch(
     client: &Client,
     scope: &WatchScope,
     times: WatchConfig,
     registry: &ExportRegistry,
 ) {
-    let excluded = scope.field_selector().map(|fields| format!(",{fields}"));
-    let config =
-        watcher::Config::default().fields(&format!("{EXCLUDED_TYPES}{}", excluded.unwrap_or_default()));
-    let watches = apis(client, scope).into_iter();
-    let watches =
-        watches.map(|(namespace, api)| watch_namespace(api, namespace, config.clone(), times, registry));
-    join_all(watches).await;
+    let scoped = scope.field_selector();
+    let excluded = scoped
+        .as_ref()
+        .map(|fields| format!(",{fields}"))
+        .unwrap_or_default();
+    let secrets = watcher::Config::default().fields(&format!("{EXCLUDED_TYPES}{excluded}"));
+    let config_maps = match &scoped {
+        Some(fields) => watcher::Config::default().fields(fields),
+        None => watcher::Config::default(),
+    };
+    let secrets = apis::<PartialObjectMeta<Secret>>(client, scope)
+        .into_iter()
+        .map(|(namespace, api)| {
+            watch_namespace(
+                api,
+                ReferencedKind::Secret,
+                namespace,
+                secrets.clone(),
+                times,
+                registry,
+            )
+        });
+    let config_maps = apis::<PartialObjectMeta<ConfigMap>>(client, scope)
+        .into_iter()
+        .map(|(namespace, api)| {
+            let kind = ReferencedKind::ConfigMap;
+            watch_namespace(api, kind, namespace, config_maps.clone(), times, registry)
+        });
+    tokio::join!(join_all(secrets), join_all(config_maps));
 }
 
-/// Watches the Secrets of one namespace, or of all.
-async fn watch_namespace(
-    api: Api<PartialObjectMeta<Secret>>,
+/// Watches the objects of one kind in one namespace, or in all.
+async fn watch_namespace<K>(
+    api: Api<PartialObjectMeta<K>>,
+    kind: ReferencedKind,
     namespace: Option<String>,
     config: watcher::Config,
     times: WatchConfig,
     registry: &ExportRegistry,
-) {
-    let watched = |secret: &(String, String)| namespace.as_ref().is_none_or(|watched| *watched == secret.0);
+) where
+    PartialObjectMeta<K>: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let watched = |(space, id): &(String, String)| {
+        ReferencedKind::of_id(id) == kind && namespace.as_ref().is_none_or(|watched| watched == space)
+    };
+    let id = |object: &PartialObjectMeta<K>| kind.id(object.metadata.name.as_deref().unwrap_or_default());
+    let space = |object: &PartialObjectMeta<K>| object.metadata.namespace.clone().unwrap_or_default();
+    let version = |object: &PartialObjectMeta<K>| object.metadata.resource_version.clone();
     let mut events = watch_stream(api, config, times).default_backoff().boxed();
-    // Secrets in use that the current list has not contained yet.
+    // Objects in use that the current list has not contained yet.
     let mut unseen = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
@@ -59,23 +92,38 @@ async fn watch_namespace(
                 unseen = registry.used_secrets();
                 unseen.retain(watched);
             }
-            Ok(Event::InitApply(secret)) => {
-                unseen.remove(&(secret.namespace().unwrap_or_default(), secret.name_any()));
-                wake(registry, &secret, true).await;
+            Ok(Event::InitApply(object)) => {
+                unseen.remove(&(space(&object), id(&object)));
+                notify(
+                    registry,
+                    &space(&object),
+                    &id(&object),
+                    version(&object).as_deref(),
+                )
+                .await;
             }
             Ok(Event::InitDone) => {
-                for (namespace, name) in std::mem::take(&mut unseen) {
-                    notify(registry, &namespace, &name, None).await;
+                for (namespace, id) in std::mem::take(&mut unseen) {
+                    notify(registry, &namespace, &id, None).await;
                 }
             }
-            Ok(Event::Apply(secret)) => wake(registry, &secret, true).await,
-            Ok(Event::Delete(secret)) => wake(registry, &secret, false).await,
+            Ok(Event::Apply(object)) => {
+                notify(
+                    registry,
+                    &space(&object),
+                    &id(&object),
+                    version(&object).as_deref(),
+                )
+                .await;
+            }
+            Ok(Event::Delete(object)) => notify(registry, &space(&object), &id(&object), None).await,
             Err(error) => {
                 let message = describe_watch_error(&error);
                 warn!(
                     namespace,
+                    kind = kind.as_str(),
                     error = message,
-                    "cannot watch Secrets (credential changes are noticed late), will retry"
+                    "cannot watch Secrets or ConfigMaps (their changes are noticed late), will retry"
                 );
                 if is_forbidden(&error) {
                     tokio::time::sleep(FORBIDDEN_BACKOFF).await;
@@ -96,14 +144,8 @@ fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(refused, kube::Error::Api(status) if status.code == 403)
 }
 
-async fn wake(registry: &ExportRegistry, secret: &PartialObjectMeta<Secret>, exists: bool) {
-    let namespace = secret.namespace().unwrap_or_default();
-    let version = secret.metadata.resource_version.as_deref().filter(|_| exists);
-    notify(registry, &namespace, &secret.name_any(), version).await;
-}
-
-async fn notify(registry: &ExportRegistry, namespace: &str, name: &str, version: Option<&str>) {
-    for export in registry.observe_secret(namespace, name, version) {
+async fn notify(registry: &ExportRegistry, namespace: &str, id: &str, version: Option<&str>) {
+    for export in registry.observe_secret(namespace, id, version) {
         // Fails only if the controller is gone.
         let _ = registry.wake_ups.send(export).await;
     }

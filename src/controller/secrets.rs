@@ -1,79 +1,87 @@
-//! Reads the Secrets of one export when it starts, from its own namespace only. Never keeps their contents.
+//! Reads the Secrets and ConfigMaps of one export when it starts, from its own namespace only. Never keeps their contents.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client};
 
-use crate::api::{EventExportSpec, Reason, Remedy, Setting};
+use crate::api::{CaReference, EventExportSpec, Reason, ReferencedKind, Remedy, Setting};
 use crate::export::connect::Secrets;
 use crate::export::failure::Failure;
 
-/// Reference of a spec to a Secret.
+/// Reference of a spec to a Secret or ConfigMap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SecretReference<'a> {
-    /// Setting that names the Secret.
+    /// Setting that names the object.
     pub(super) setting: Setting,
-    /// Name of the Secret.
+    /// Kind of the object.
+    pub(super) kind: ReferencedKind,
+    /// Name of the object.
     pub(super) name: &'a str,
-    /// True if the export cannot start without the Secret. Without the signing key, events are stored all the same.
+    /// True if the export cannot start without the object. Without the signing key, events are stored all the same.
     pub(super) required: bool,
 }
 
-/// Returns the references of a spec to Secrets, in the order of its fields. A Secret may occur twice.
-pub(super) fn references(spec: &EventExportSpec) -> Vec<SecretReference<'_>> {
-    let (source, s3) = (&spec.source, &spec.destination.s3);
-    let named = [
-        (
-            Setting::SourceCredentials,
-            Some(&source.credentials_secret_ref.name),
-        ),
-        (
-            Setting::SourceCa,
-            source.ca_secret_ref.as_ref().map(|secret| &secret.name),
-        ),
-        (
-            Setting::BucketCredentials,
-            s3.credentials_secret_ref.as_ref().map(|secret| &secret.name),
-        ),
-        (
-            Setting::BucketCa,
-            s3.ca_secret_ref.as_ref().map(|secret| &secret.name),
-        ),
-    ];
-    let signing = spec
-        .manifest
-        .as_ref()
-        .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
-    let signing = signing.map(|secret| SecretReference {
-        setting: Setting::SigningKey,
-        name: &secret.name,
-        required: false,
-    });
-    let required = true;
-    let named = named.into_iter().filter_map(|(setting, name)| {
-        let name = name?;
-        Some(SecretReference {
-            setting,
-            name,
-            required,
-        })
-    });
-    named.chain(signing).collect()
+impl SecretReference<'_> {
+    /// Returns the id of the object, as in [`Secrets`].
+    pub(super) fn id(&self) -> String {
+        self.kind.id(self.name)
+    }
 }
 
-/// Secrets that were read.
+/// Returns the references of a spec to Secrets and ConfigMaps, in the order of its fields. An object may occur twice.
+pub(super) fn references(spec: &EventExportSpec) -> Vec<SecretReference<'_>> {
+    let (source, s3) = (&spec.source, &spec.destination.s3);
+    let secret = |setting, name, required| SecretReference {
+        setting,
+        kind: ReferencedKind::Secret,
+        name,
+        required,
+    };
+    let ca = |CaReference {
+                  kind,
+                  name,
+                  setting,
+                  key: _,
+              }| SecretReference {
+        setting,
+        kind,
+        name,
+        required: true,
+    };
+    let bucket = s3.credentials_secret_ref.as_ref();
+    let signing = spec.manifest.as_ref();
+    let signing = signing.and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
+    [
+        Some(secret(
+            Setting::SourceCredentials,
+            &*source.credentials_secret_ref.name,
+            true,
+        )),
+        source.ca().map(ca),
+        bucket.map(|bucket| secret(Setting::BucketCredentials, &bucket.name, true)),
+        s3.ca().map(ca),
+        signing.map(|signing| secret(Setting::SigningKey, &signing.name, false)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Secrets and ConfigMaps that were read.
 #[derive(Default)]
 pub(super) struct FetchedSecrets {
     /// Contents.
     pub(super) secrets: Secrets,
-    /// Version of each referenced Secret. `None`: it does not exist.
+    /// Version of each referenced object, by its id. `None`: it does not exist.
     pub(super) versions: BTreeMap<String, Option<String>>,
     /// Digest of the contents, valid within this process.
     pub(super) digest: u64,
-    /// Failure if a required Secret could not be read.
+    /// Failure if a required object could not be read.
     pub(super) missing: Option<Failure>,
 }
 
@@ -85,47 +93,34 @@ impl fmt::Debug for FetchedSecrets {
     }
 }
 
-/// Reads the Secrets. A Secret that does not exist or is forbidden goes to `missing`; other errors are returned.
+/// Reads the objects. One that does not exist or is forbidden goes to `missing`; other errors are returned.
 pub(super) async fn fetch(
     client: &Client,
     namespace: &str,
     named: &[SecretReference<'_>],
 ) -> kube::Result<FetchedSecrets> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut fetched = FetchedSecrets::default();
-    for SecretReference {
-        setting,
-        name,
-        required,
-    } in named
-    {
-        if fetched.versions.contains_key(*name) {
+    for reference in named {
+        let id = reference.id();
+        if fetched.versions.contains_key(&id) {
             continue;
         }
-        let (secret, forbidden) = match api.get_opt(name).await {
-            Ok(secret) => (secret, false),
+        let (found, forbidden) = match read(client, namespace, reference).await {
+            Ok(found) => (found, false),
             Err(kube::Error::Api(status)) if status.code == 403 => (None, true),
             Err(error) => return Err(error),
         };
-        let version = secret
-            .as_ref()
-            .map(|secret| secret.metadata.resource_version.clone().unwrap_or_default());
-        fetched.versions.insert((*name).to_owned(), version);
-        match secret {
-            Some(secret) => {
-                let keys = secret
-                    .data
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(key, value)| (key, value.0))
-                    .collect();
-                fetched.secrets.0.insert((*name).to_owned(), keys);
+        let version = found.as_ref().map(|(version, _)| version.clone());
+        fetched.versions.insert(id.clone(), version);
+        match found {
+            Some((_, keys)) => {
+                fetched.secrets.0.insert(id, keys);
             }
-            None if !required => {}
+            None if !reference.required => {}
             None => {
                 fetched
                     .missing
-                    .get_or_insert_with(|| missing(namespace, name, *setting, forbidden));
+                    .get_or_insert_with(|| missing(namespace, reference, forbidden));
             }
         }
     }
@@ -133,17 +128,58 @@ pub(super) async fn fetch(
     Ok(fetched)
 }
 
-fn missing(namespace: &str, name: &str, setting: Setting, forbidden: bool) -> Failure {
-    let (message, action) = if forbidden {
-        (
+/// Returns the version and the contents of an object; `None`: it does not exist.
+async fn read(
+    client: &Client,
+    namespace: &str,
+    reference: &SecretReference<'_>,
+) -> kube::Result<Option<(String, BTreeMap<String, Vec<u8>>)>> {
+    let version = |metadata: ObjectMeta| metadata.resource_version.unwrap_or_default();
+    let bytes = |data: Option<BTreeMap<String, ByteString>>| {
+        let data = data.unwrap_or_default().into_iter();
+        data.map(|(key, value)| (key, value.0))
+    };
+    Ok(match reference.kind {
+        ReferencedKind::Secret => {
+            let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+            let secret = api.get_opt(reference.name).await?;
+            secret.map(|secret| (version(secret.metadata), bytes(secret.data).collect()))
+        }
+        ReferencedKind::ConfigMap => {
+            let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+            let config_map = api.get_opt(reference.name).await?;
+            config_map.map(|config_map| {
+                let texts = config_map.data.unwrap_or_default().into_iter();
+                let texts = texts.map(|(key, value)| (key, value.into_bytes()));
+                let keys = texts.chain(bytes(config_map.binary_data)).collect();
+                (version(config_map.metadata), keys)
+            })
+        }
+    })
+}
+
+fn missing(namespace: &str, reference: &SecretReference<'_>, forbidden: bool) -> Failure {
+    let SecretReference {
+        setting, kind, name, ..
+    } = *reference;
+    let object = kind.as_str();
+    let (message, action) = match (forbidden, kind) {
+        (true, ReferencedKind::Secret) => (
             format!("the operator lacks permission to read Secret {name} in namespace {namespace}"),
             "bind its role there, so that it may read the Secret of {}",
-        )
-    } else {
-        (
-            format!("Secret {name} does not exist in namespace {namespace}"),
+        ),
+        (true, ReferencedKind::ConfigMap) => (
+            format!("the operator lacks permission to read ConfigMap {name} in namespace {namespace}"),
+            "bind its role there, so that it may read the ConfigMap of {}",
+        ),
+        (false, ReferencedKind::Secret) => (
+            format!("{object} {name} does not exist in namespace {namespace}"),
             "create the Secret of {}",
-        )
+        ),
+        (false, ReferencedKind::ConfigMap) => (
+            format!("{object} {name} does not exist in namespace {namespace}"),
+            "create the ConfigMap of {}",
+        ),
     };
     let failure = Failure::wait(Reason::CredentialsMissing, message, None);
     failure.with_remedy(Remedy::new(setting, action)).export_wide()
@@ -164,28 +200,38 @@ mod tests {
         let spec: EventExportSpec = serde_json::from_value(serde_json::json!({
             "space": "s", "dateRange": {"start": "2018-06-01"},
             "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}, "caSecretRef": {"name": "ca"}},
-            "destination": {"s3": {"bucket": "audit", "caSecretRef": {"name": "ca"}}},
+            "destination": {"s3": {"bucket": "audit", "caConfigMapRef": {"name": "ca"}}},
             "manifest": {"signingKeySecretRef": {"name": "signing"}},
         }))
         .unwrap();
         let found: Vec<_> = references(&spec)
             .into_iter()
-            .map(|found| (found.setting.field(), found.name, found.required))
+            .map(|found| (found.setting.field(), found.id(), found.required))
             .collect();
         assert_eq!(
             found,
             [
-                ("spec.source.credentialsSecretRef", "tracker", true),
-                ("spec.source.caSecretRef", "ca", true),
-                ("spec.destination.s3.caSecretRef", "ca", true),
-                ("spec.manifest.signingKeySecretRef", "signing", false),
+                ("spec.source.credentialsSecretRef", "tracker".to_owned(), true),
+                ("spec.source.caSecretRef", "ca".to_owned(), true),
+                (
+                    "spec.destination.s3.caConfigMapRef",
+                    "ConfigMap/ca".to_owned(),
+                    true
+                ),
+                ("spec.manifest.signingKeySecretRef", "signing".to_owned(), false),
             ]
         );
     }
 
     #[test]
     fn secret_contents_are_never_printed() {
-        let failure = missing("audit", "tracker", Setting::SourceCredentials, false);
+        let reference = SecretReference {
+            setting: Setting::SourceCredentials,
+            kind: ReferencedKind::Secret,
+            name: "tracker",
+            required: true,
+        };
+        let failure = missing("audit", &reference, false);
         assert_eq!(failure.reason, Reason::CredentialsMissing);
         assert!(failure.message.contains("Secret tracker") && failure.message.contains("namespace audit"));
         let mut fetched = FetchedSecrets::default();

@@ -235,7 +235,8 @@ async fn write_status(
     };
     context.registry.with(uid, |entry| {
         let last = entry.facts.as_deref();
-        let mut facts = gauges::resource_facts(&after, object.spec.suspend, seen, last, context.retention);
+        let retention = gauges::retention(&object.spec, context.retention_days);
+        let mut facts = gauges::resource_facts(&after, object.spec.suspend, seen, last, retention);
         facts.verification = gauges::verification_facts(
             &after,
             verification::due_at(object, &after, after.verification.as_ref()),

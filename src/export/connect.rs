@@ -11,8 +11,8 @@ use super::shard::Shard;
 use super::spec::{ExportSpec, HolderEpoch, RecheckPolicy, RetryPolicy};
 use super::timestamp::timestamp_missing;
 use crate::api::{
-    self, CaSecretRef, CheckedSpec, EventExportSpec, FieldError, Remedy, S3Destination, SecretRef, Setting,
-    SettingNames, Source,
+    self, CaReference, CheckedSpec, EventExportSpec, FieldError, ReferencedKind, Remedy, S3Destination,
+    SecretRef, Setting, SettingNames, Source,
 };
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
@@ -26,7 +26,7 @@ use crate::tracker::{
     Credentials, RetryConfig, Timeouts, TimestampAuthority, TokenCache, Tracker, TrackerConfig, UaaSource,
 };
 
-/// Secrets by name, each with its keys.
+/// Secrets and ConfigMaps by [`ReferencedKind::id`], each with its keys. The id of a Secret is its name.
 #[derive(Clone, Default)]
 pub struct Secrets(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
 
@@ -122,8 +122,23 @@ pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> 
         holder_epoch: process_context.holder_epoch.clone(),
         single_writer: process_context.single_writer,
         retry_policy: process_context.retry_policy,
-        setting_names: process_context.setting_names.clone(),
+        setting_names: ca_names(spec).merge(process_context.setting_names.clone()),
     })
+}
+
+/// Returns the names of the certificate authorities in the messages of peers, which do not know where they came from.
+fn ca_names(spec: &EventExportSpec) -> SettingNames {
+    let references = [
+        (Setting::SourceCa, spec.source.ca()),
+        (Setting::BucketCa, spec.destination.s3.ca()),
+    ];
+    let mut names = SettingNames::default();
+    for (setting, reference) in references {
+        if let Some(reference) = reference {
+            names = names.with(setting, reference.setting.field());
+        }
+    }
+    names
 }
 
 /// Connects the tracker, the store and the signing key of a spec.
@@ -210,7 +225,7 @@ pub fn tracker(
             api::UaaAddress::DiscoverFrom(api) => UaaSource::Discover { api },
         },
         credentials,
-        ca_pem: ca(secrets, source.ca_secret_ref.as_ref(), Setting::SourceCa)?,
+        ca_pem: ca(secrets, source.ca())?,
         hosts: process_context.hosts.clone(),
         timeouts: Timeouts::default(),
         retry: RetryConfig::default(),
@@ -232,7 +247,9 @@ pub async fn s3(
         endpoint,
         force_path_style,
         credentials_secret_ref,
-        ca_secret_ref,
+        // Read by `ca`.
+        ca_secret_ref: _,
+        ca_config_map_ref: _,
         // Set by `with_object_attributes`.
         storage_class: _,
         server_side_encryption: _,
@@ -257,7 +274,7 @@ pub async fn s3(
             .map_err(|errors| invalid_spec(&errors))?,
         force_path_style: force_path_style.unwrap_or(endpoint.is_some()),
         credentials,
-        ca_pem: ca(secrets, ca_secret_ref.as_ref(), Setting::BucketCa)?,
+        ca_pem: ca(secrets, destination.ca())?,
         storage_class: None,
         server_side_encryption: None,
         object_lock: None,
@@ -354,20 +371,31 @@ fn secret<'a>(
         .ok_or_else(|| credentials_missing(format!("Secret {} does not exist", reference.name), setting))
 }
 
-fn ca(
-    secrets: &Secrets,
-    reference: Option<&CaSecretRef>,
-    setting: Setting,
-) -> Result<Option<Vec<u8>>, Failure> {
-    let Some(CaSecretRef { name, key }) = reference else {
+fn ca(secrets: &Secrets, reference: Option<CaReference<'_>>) -> Result<Option<Vec<u8>>, Failure> {
+    let Some(CaReference {
+        kind,
+        name,
+        key,
+        setting,
+    }) = reference
+    else {
         return Ok(None);
     };
-    let reference = SecretRef { name: name.clone() };
-    let pem = secret(secrets, &reference, setting)?
+    let object = kind.as_str();
+    let missing = |message: String| {
+        let action = match kind {
+            ReferencedKind::Secret => "create or correct the Secret of {}",
+            ReferencedKind::ConfigMap => "create or correct the ConfigMap of {}",
+        };
+        let failure = Failure::wait(api::Reason::CredentialsMissing, message, None);
+        failure.with_remedy(Remedy::new(setting, action)).export_wide()
+    };
+    let data = secrets.0.get(&kind.id(name));
+    let pem = data
+        .ok_or_else(|| missing(format!("{object} {name} does not exist")))?
         .get(key)
-        .ok_or_else(|| credentials_missing(format!("Secret {name} has no key {key}"), setting))?;
-    check_ca(pem)
-        .map_err(|error| credentials_missing(format!("key {key} of Secret {name} {error}"), setting))?;
+        .ok_or_else(|| missing(format!("{object} {name} has no key {key}")))?;
+    check_ca(pem).map_err(|error| missing(format!("key {key} of {object} {name} {error}")))?;
     Ok(Some(pem.clone()))
 }
 

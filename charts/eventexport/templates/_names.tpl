@@ -97,3 +97,8 @@ annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{/* "true" if the operator watches the metadata of Secrets and ConfigMaps: it may list all of both. */}}
+{{- define "eventexport.watchesSecrets" -}}
+{{- with .Values.rbac }}{{ and .watchSecrets (not .secretNames) (not .configMapNames) }}{{ end -}}
+{{- end }}

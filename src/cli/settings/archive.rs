@@ -398,6 +398,7 @@ impl ResolvedDestination {
             credentials_secret_ref: secrets.contains_key(SECRET).then(|| SecretRef {
                 name: SECRET.to_owned(),
             }),
+            ca_config_map_ref: None,
             ca_secret_ref: secrets.contains_key(CA.0).then(|| CaSecretRef {
                 name: CA.0.to_owned(),
                 key: CA.1.to_owned(),

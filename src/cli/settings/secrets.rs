@@ -13,7 +13,7 @@ use super::super::manifest::{ExportResource, ResourceManifest, SecretData};
 use super::super::secret_file;
 use super::context::SelectedContext;
 use super::environment::EnvLookup;
-use crate::api::{CaSecretRef, Setting, SettingNames};
+use crate::api::{CaReference, ReferencedKind, Setting, SettingNames};
 use crate::export::connect::Secrets;
 use crate::export::manifest::sign::{PREVIOUS_PUBLIC_KEYS, SIGNING_KEY};
 use crate::storage::{S3Credentials, SecretError};
@@ -134,10 +134,11 @@ enum SecretOrigin {
     Prompt,
 }
 
-/// Secret that a spec or a command needs.
+/// Secret or ConfigMap that a spec or a command needs.
 struct RequiredSecret<'a> {
     purpose: SecretPurpose,
     setting: Setting,
+    kind: ReferencedKind,
     /// Name in the spec.
     name: &'a str,
     keys: Vec<SecretKey<'a>>,
@@ -160,7 +161,7 @@ pub fn of_resource(
         .iter()
         .filter(|required| purposes.contains(&required.purpose))
     {
-        let object = (resource.namespace.clone(), required.name.to_owned());
+        let object = (resource.namespace.clone(), required.id());
         let found = match manifest.secrets.get(&object) {
             Some(SecretData(data)) => Ok(Some(FoundSecret {
                 data: data.clone(),
@@ -180,7 +181,7 @@ pub fn of_resource(
                 if let Some(names) = found.describe(required.setting) {
                     resolved.setting_names = resolved.setting_names.with(required.setting, names);
                 }
-                let secret = resolved.secrets.0.entry(required.name.to_owned());
+                let secret = resolved.secrets.0.entry(required.id());
                 secret.or_default().extend(found.data);
             }
             Ok(None) => {
@@ -258,6 +259,7 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
     let secret = |purpose, setting, name, keys: &[SecretKey<'static>]| RequiredSecret {
         purpose,
         setting,
+        kind: ReferencedKind::Secret,
         name,
         keys: keys.to_vec(),
     };
@@ -278,12 +280,14 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
     if let Some(signing) = signing {
         all.push(secret(Signing, Setting::SigningKey, &signing.name, &SIGNING_KEYS));
     }
-    let authorities = [
-        (Source, Setting::SourceCa, &source.ca_secret_ref),
-        (Bucket, Setting::BucketCa, &s3.ca_secret_ref),
-    ];
-    for (purpose, setting, reference) in authorities {
-        if let Some(CaSecretRef { name, key }) = reference {
+    for (purpose, reference) in [(Source, source.ca()), (Bucket, s3.ca())] {
+        if let Some(CaReference {
+            kind,
+            name,
+            key,
+            setting,
+        }) = reference
+        {
             let key = SecretKey {
                 key,
                 segment: Cow::Owned(env_segment(key)),
@@ -293,6 +297,7 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
             all.push(RequiredSecret {
                 purpose,
                 setting,
+                kind,
                 name,
                 keys: vec![key],
             });
@@ -302,6 +307,10 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
 }
 
 impl RequiredSecret<'_> {
+    fn id(&self) -> String {
+        self.kind.id(self.name)
+    }
+
     /// Returns the Secret from its own variables, else from the common ones.
     fn in_variables(&self, lookup: EnvLookup<'_>) -> Result<Option<FoundSecret>, CliError> {
         let own = self
@@ -314,9 +323,10 @@ impl RequiredSecret<'_> {
         }
     }
 
-    /// `EVENTEXPORT_SECRET_<NAME>_<KEY>`.
+    /// `EVENTEXPORT_SECRET_<NAME>_<KEY>`, or `EVENTEXPORT_CONFIGMAP_<NAME>_<KEY>`.
     fn variable(&self, segment: &str) -> String {
-        format!("EVENTEXPORT_SECRET_{}_{segment}", env_segment(self.name))
+        let kind = self.kind.as_str().to_ascii_uppercase();
+        format!("EVENTEXPORT_{kind}_{}_{segment}", env_segment(self.name))
     }
 }
 
@@ -408,7 +418,7 @@ fn missing_secret(
         Some(namespace) => format!("in namespace {namespace} of the manifest"),
         None => "in the manifest (without a namespace, as the EventExport)".to_owned(),
     };
-    let elsewhere = manifest.secrets.keys().any(|(_, name)| name == required.name);
+    let elsewhere = manifest.secrets.keys().any(|(_, id)| *id == required.id());
     let elsewhere = if elsewhere {
         " (one of that name is in another namespace)"
     } else {
@@ -423,8 +433,9 @@ fn missing_secret(
         .map(|key| required.variable(&key.segment))
         .unwrap_or_default();
     format!(
-        "no Secret {} {place}{elsewhere}: add it as a further document, or set {common}{own} in the environment \
+        "no {} {} {place}{elsewhere}: add it as a further document, or set {common}{own} in the environment \
          (docs/cli.md lists the variables)",
+        required.kind.as_str(),
         required.name
     )
 }

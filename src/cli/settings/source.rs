@@ -199,6 +199,8 @@ impl SourceSettings {
                     name: CA.0.to_owned(),
                     key: CA.1.to_owned(),
                 }),
+                ca_config_map_ref: None,
+                retention_days: None,
             },
             ca_file,
             hosts: allowed_hosts(args, layers.lookup)?,

@@ -338,7 +338,7 @@ async fn open(context: &ReconcileContext, object: &EventExport) -> Result<Opened
         let setting = reference.setting;
         matches!(
             setting,
-            Setting::BucketCredentials | Setting::BucketCa | Setting::SigningKey
+            Setting::BucketCredentials | Setting::BucketCa | Setting::BucketCaConfigMap | Setting::SigningKey
         )
     });
     let fetched = secrets::fetch(&context.client, &owner.namespace, &references).await;

@@ -38,7 +38,13 @@ impl ChartFixture {
         for name in [NAMESPACE, "audit"] {
             kubectl(&cluster, &["create", "namespace", name]).await?;
         }
+        let authorities = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": "audit", "name": "authorities" },
+            "data": { "ca.crt": std::fs::read_to_string(cluster.ca_path())? },
+        });
+        apply(&cluster, &authorities).await?;
         let export = june(&simulator, "audit", "released", gateway);
+        let export = export.set("source.caConfigMapRef.name", "authorities");
         for document in &export.documents() {
             apply(&cluster, document).await?;
         }

@@ -314,3 +314,62 @@ async fn a_panic_fails_only_its_own_run() -> Result<()> {
     ensure!(condition(&object, "Ready") == "False/Failed");
     operator.stop().await
 }
+
+#[tokio::test]
+async fn a_config_map_with_authorities_is_read_and_watched_as_a_secret() -> Result<()> {
+    let cluster = Cluster::shared().await;
+    let namespace = &cluster.namespace("config-map").await;
+    apply(cluster, &secret(namespace, "one")).await?;
+    let mut export = manifest(namespace, "june", "busy");
+    export["spec"]["source"]["caConfigMapRef"] = json!({ "name": "trust-bundle", "key": "trust-bundle.pem" });
+    apply(cluster, &export).await?;
+    let operator = Operator::start(cluster, namespace).await?;
+    let missing = [
+        "False/CredentialsMissing",
+        "False/CredentialsMissing",
+        "False",
+        "True/CredentialsMissing",
+    ];
+    let object = wait_conditions(cluster, namespace, "june", missing).await?;
+    let message = object["status"]["lastError"]["message"]
+        .as_str()
+        .unwrap_or_default();
+    let words = [
+        "ConfigMap trust-bundle does not exist",
+        "create the ConfigMap of spec.source.caConfigMapRef",
+    ];
+    ensure_contains(message, &words)?;
+
+    let bundle = |text: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": namespace, "name": "trust-bundle" },
+            "data": { "trust-bundle.pem": text },
+        })
+    };
+    // A Secret of the same name is another object.
+    let namesake = crate::testkit::manifest::secret(namespace, "trust-bundle", &json!({ "apiKey": "x" }));
+    apply(cluster, &namesake).await?;
+    apply(cluster, &bundle("first")).await?;
+    let exporting = ["True/Exporting", "False/Exporting", "False", "False"];
+    wait_conditions(cluster, namespace, "june", exporting).await?;
+    ensure!(operator.exporter.activity("june").started_with == ["one"]);
+    let label = [
+        "label",
+        "configmap",
+        "trust-bundle",
+        "-n",
+        namespace,
+        "same=contents",
+    ];
+    kubectl(cluster, &label).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ensure!(operator.exporter.activity("june").started_with == ["one"]);
+    apply(cluster, &bundle("second")).await?;
+    eventually("the export begins again with the new bundle", async || {
+        Ok(operator.exporter.activity("june").started_with == ["one", "one"])
+    })
+    .await?;
+    kubectl(cluster, &["delete", "configmap", "trust-bundle", "-n", namespace]).await?;
+    wait_conditions(cluster, namespace, "june", missing).await?;
+    operator.stop().await
+}

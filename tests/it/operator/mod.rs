@@ -110,7 +110,7 @@ impl Operator {
             shutdown_timeout: Duration::from_secs(5),
             exporter: Arc::new(move |_cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
-            retention: None,
+            retention_days: None,
             cluster: None,
         };
         let metrics = Metrics::default();

@@ -153,6 +153,9 @@ fn earlier(context: &CaseContext<'_>) -> String {
 }
 
 const CA: PatchFn = |_| json!({ "source": { "caSecretRef": { "name": "ca" } } });
+const CA_CONFIG_MAP: PatchFn = |_| json!({ "source": { "caConfigMapRef": { "name": "ca" } } });
+const STORE_CA_CONFIG_MAP: PatchFn =
+    |_| json!({ "destination": { "s3": { "caConfigMapRef": { "name": "ca" } } } });
 const STORE_CA: PatchFn = |_| json!({ "destination": { "s3": { "caSecretRef": { "name": "ca" } } } });
 const ENCRYPTED: PatchFn = |_| json!({ "destination": { "s3": { "serverSideEncryption": { "type": "aws:kms", "kmsKeyId": "one" } } } });
 
@@ -251,6 +254,31 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             ),
         ),
         field(
+            "spec.source.caConfigMapRef.name",
+            "added",
+            no_patch,
+            CA_CONFIG_MAP,
+            Applied,
+        ),
+        field(
+            "spec.source.caConfigMapRef.key",
+            "a missing one",
+            CA_CONFIG_MAP,
+            |_| json!({ "source": { "caConfigMapRef": { "key": "none.pem" } } }),
+            Blocks(
+                "CredentialsMissing",
+                "none.pem",
+                |_| json!({ "source": { "caConfigMapRef": { "key": "other.pem" } } }),
+            ),
+        ),
+        field(
+            "spec.source.retentionDays",
+            "added",
+            no_patch,
+            |_| json!({ "source": { "retentionDays": 30 } }),
+            Applied,
+        ),
+        field(
             "spec.destination.s3.bucket",
             "another",
             no_patch,
@@ -313,6 +341,24 @@ pub(super) fn fields() -> Vec<ChangeCase> {
                 "CredentialsMissing",
                 "none.pem",
                 |_| json!({ "destination": { "s3": { "caSecretRef": { "key": "other.pem" } } } }),
+            ),
+        ),
+        field(
+            "spec.destination.s3.caConfigMapRef.name",
+            "added",
+            no_patch,
+            STORE_CA_CONFIG_MAP,
+            Applied,
+        ),
+        field(
+            "spec.destination.s3.caConfigMapRef.key",
+            "a missing one",
+            STORE_CA_CONFIG_MAP,
+            |_| json!({ "destination": { "s3": { "caConfigMapRef": { "key": "none.pem" } } } }),
+            Blocks(
+                "CredentialsMissing",
+                "none.pem",
+                |_| json!({ "destination": { "s3": { "caConfigMapRef": { "key": "other.pem" } } } }),
             ),
         ),
         field(

@@ -104,8 +104,19 @@ impl ChangeFixture {
         self.secret("bucket-2", &second).await?;
         self.secret("person", &other_credentials()).await?;
         let authority = std::fs::read_to_string(self.operators.cluster.ca_path())?;
-        self.secret("ca", &json!({ "ca.crt": authority, "other.pem": authority }))
-            .await?;
+        let authorities = json!({ "ca.crt": authority, "other.pem": authority });
+        self.secret("ca", &authorities).await?;
+        let config_map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": self.namespace(), "name": "ca" },
+            "data": authorities,
+        });
+        let apply = ["apply", "-f", "-"];
+        let applied = self
+            .operators
+            .cluster
+            .kubectl(&apply, Some(&config_map.to_string()))
+            .await;
+        applied.success()?;
         let key = std::process::Command::new("openssl")
             .args(["genpkey", "-algorithm", "ed25519"])
             .output()?;

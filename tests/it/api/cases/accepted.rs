@@ -15,6 +15,7 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
                 Set("/scope", "Account".into()),
                 Set("/dateRange/hour", 23.into()),
                 Set("/source/caSecretRef", json!({ "name": "ca" })),
+                Set("/source/retentionDays", 3650.into()),
                 Set("/source/uaaEndpoint", "https://uaa.example.com:8443/uaa".into()),
                 Set(
                     "/destination/s3",
@@ -43,6 +44,19 @@ pub(super) fn accepted() -> Vec<ValidationCase> {
                 Set(
                     "/acceptedGaps",
                     gap("2018-06-03", "2018-06-04", "source expired before we began — ä"),
+                ),
+            ],
+        ),
+        accepted_case(
+            "authorities in ConfigMaps",
+            vec![
+                Set(
+                    "/source/caConfigMapRef",
+                    json!({ "name": "trust-bundle", "key": "trust-bundle.pem" }),
+                ),
+                Set(
+                    "/destination/s3/caConfigMapRef",
+                    json!({ "name": "trust-bundle" }),
                 ),
             ],
         ),

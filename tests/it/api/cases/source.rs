@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{ADDRESS, endpoint, invalid_value, rejected_case};
-use crate::api::table::SpecEdit::Remove;
+use crate::api::table::SpecEdit::{Remove, Set};
 use crate::api::table::ValidationCase;
 
 pub(super) fn source() -> Vec<ValidationCase> {
@@ -64,6 +64,40 @@ pub(super) fn source() -> Vec<ValidationCase> {
             "/source/caSecretRef",
             json!({ "name": "ca", "key": "a/b" }),
             ("spec.source.caSecretRef.key", "must be a key of the Secret"),
+        ),
+        invalid_value(
+            "a key that no ConfigMap has",
+            "/source/caConfigMapRef",
+            json!({ "name": "ca", "key": "a/b" }),
+            ("spec.source.caConfigMapRef.key", "must be a key of the ConfigMap"),
+        ),
+        invalid_value(
+            "a ConfigMap with an invalid name",
+            "/destination/s3/caConfigMapRef",
+            json!({ "name": "Trust" }),
+            (
+                "spec.destination.s3.caConfigMapRef.name",
+                "must be the name of a ConfigMap",
+            ),
+        ),
+        rejected_case(
+            "authorities of the service in a Secret and a ConfigMap",
+            vec![
+                Set("/source/caSecretRef", json!({ "name": "ca" })),
+                Set("/source/caConfigMapRef", json!({ "name": "ca" })),
+            ],
+            ("spec.source.caConfigMapRef", "is not allowed beside caSecretRef"),
+        ),
+        rejected_case(
+            "authorities of the store in a Secret and a ConfigMap",
+            vec![
+                Set("/destination/s3/caSecretRef", json!({ "name": "ca" })),
+                Set("/destination/s3/caConfigMapRef", json!({ "name": "ca" })),
+            ],
+            (
+                "spec.destination.s3.caConfigMapRef",
+                "is not allowed beside caSecretRef",
+            ),
         ),
     ]
 }
