@@ -28,6 +28,7 @@ fn full(namespace: &str, name: &str, by_region: bool) -> Value {
             "uaaEndpoint": "https://UAA.example.com:443/",
             "credentialsSecretRef": { "name": "tracker" },
             "caSecretRef": { "name": "tracker", "key": "ca.crt" },
+            "retentionDays": 30,
         },
         "destination": { "s3": {
             "bucket": "audit",
@@ -64,6 +65,15 @@ fn full(namespace: &str, name: &str, by_region: bool) -> Value {
     for (key, value) in at.as_object().into_iter().flatten() {
         made["spec"]["source"][key] = value.clone();
     }
+    // Not beside each other.
+    let peers = ["/spec/source", "/spec/destination/s3"];
+    for peer in peers.into_iter().filter(|_| by_region) {
+        if let Some(peer) = made.pointer_mut(peer).and_then(Value::as_object_mut) {
+            peer.remove("caSecretRef");
+            let config_map = json!({ "name": "authorities", "key": "ca.crt" });
+            peer.insert("caConfigMapRef".to_owned(), config_map);
+        }
+    }
     made
 }
 
@@ -94,6 +104,11 @@ async fn an_applied_manifest_does_not_drift() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("drift").await;
     apply(cluster, &secret(namespace, "one")).await?;
+    let authorities = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": namespace, "name": "authorities" },
+        "data": { "ca.crt": "" },
+    });
+    apply(cluster, &authorities).await?;
     let operator = Operator::start_with(cluster, namespace, Arc::new(ScriptedExporter::default())).await?;
 
     let ways = [

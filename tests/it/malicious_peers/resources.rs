@@ -293,11 +293,12 @@ async fn the_api_server_refuses_the_same_field_of_a_bad_manifest() {
         assert!(begun.elapsed() < TIMEOUT, "{name}");
     }
     // Maximum that the schema allows: within the CEL cost limit of the server.
-    let gaps = (0..1000).fold(String::new(), |mut text, _| {
+    let gaps = (0..1000).fold(String::new(), |mut text, number| {
         let reason = "\u{fc}".repeat(512);
+        let (year, month, day) = (1990 + number / 336, 1 + number / 28 % 12, 1 + number % 28);
         let _ = writeln!(
             text,
-            "  - {{start: '2018-06-01', end: '2018-06-02', reason: '{reason}'}}"
+            "  - {{start: '{year}-{month:02}-{day:02}', end: '2018-06-02', reason: '{reason}'}}"
         );
         text
     });

@@ -115,6 +115,15 @@ async fn an_upgraded_definition_keeps_gaps_and_ranges_of_the_older_one() -> Resu
     cluster.apply_crd(Path::new(DEFINITION)).await?;
     let exports = async |name: &str| get(cluster, namespace, name).await?.context("it is gone");
     ensure!(exports("june").await?["status"]["missing"] == json!(["2018-06-03"]));
+    // Applying over them is refused, so that the operator has to replace them first.
+    status["status"] = json!({ "missing": [{ "start": "2018-06-03", "end": "2018-06-03" }] });
+    let applied = cluster.kubectl(&apply_status, Some(&status.to_string())).await;
+    let refusal = applied
+        .success()
+        .err()
+        .context("it is applied over the texts")?
+        .to_string();
+    ensure!(refusal.contains("missing"), "{refusal}");
 
     let operator = Operator::start(cluster, namespace).await?;
     for name in ["june", "twice"] {
