@@ -94,7 +94,7 @@ async fn move_all(from: &str, to: &str, ca: &str, bytes: u64, objects: u64, at_o
         hosts: HostPolicy::any(),
         traffic: traffic(),
     };
-    let store: Arc<dyn Store> = Arc::new(S3Store::connect(store).await?);
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(store)?);
     let space = format!("b{bytes}-w{objects}");
     stream::iter(0..objects)
         .map(|n| move_one(&tracker, &store, &space, n))

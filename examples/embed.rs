@@ -17,7 +17,7 @@ use eventexport::export::shard::Shard;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::RetryPolicy;
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
-use eventexport::storage::DirectoryStore;
+use eventexport::storage::{AwsIdentities, DirectoryStore};
 use eventexport::tracker::TokenCache;
 use jiff::Timestamp;
 use jiff::civil::date;
@@ -34,6 +34,8 @@ fn process_context() -> ProcessContext {
         store_hosts: HostPolicy::any(),
         traffic: Traffic::default(),
         tokens: TokenCache::new(),
+        identities: AwsIdentities::new(Traffic::default()),
+        service_account: None,
         pod_identity: PodIdentity::NotGranted,
         // Marks the attempts in the journal as those of this program: the same at each start, and of one process at a time.
         holder: "examples/embed".to_owned(),

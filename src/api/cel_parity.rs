@@ -125,6 +125,10 @@ fn names_agree_with_cel() {
         rules::SECRET_NAME,
         syntax::is_subdomain,
     );
+    assert_eq!(
+        rules::SERVICE_ACCOUNT_NAME.expression,
+        rules::SECRET_NAME.expression
+    );
     assert_agree(
         prop_oneof!["[ -~]{1,4}", "[A1_-]{1,4}"],
         rules::S3_REGION,

@@ -303,6 +303,7 @@ impl SpecErrors {
             endpoint,
             force_path_style: _,
             credentials_secret_ref,
+            service_account_name,
             ca_secret_ref,
             ca_config_map_ref,
             storage_class,
@@ -332,6 +333,15 @@ impl SpecErrors {
         self.require(&at("region"), rules::S3_REGION, syntax::is_s3_region(region));
         if let Some(reference) = credentials_secret_ref {
             self.secret(&at("credentialsSecretRef"), reference);
+        }
+        if let Some(name) = service_account_name {
+            let path = at("serviceAccountName");
+            self.require(&path, rules::SERVICE_ACCOUNT_NAME, syntax::is_subdomain(name));
+            self.require(
+                &path,
+                rules::ONE_BUCKET_IDENTITY,
+                credentials_secret_ref.is_none(),
+            );
         }
         self.ca(
             "spec.destination.s3",

@@ -20,7 +20,8 @@ pub struct Destination {
     #[x_kube(
         validation = rules::S3_ENDPOINT_UNCHANGED,
         validation = rules::PREFIX_UNCHANGED,
-        validation = rules::ONE_CA
+        validation = rules::ONE_CA,
+        validation = rules::ONE_BUCKET_IDENTITY
     )]
     pub s3: S3Destination,
 }
@@ -66,10 +67,18 @@ pub struct S3Destination {
     pub force_path_style: Option<bool>,
 
     /// Secret in this namespace with the keys `accessKeyId`, `secretAccessKey` and, optionally, `sessionToken`. If
-    /// omitted, the operator uses its own identity, provided that its configuration grants it to this namespace for
-    /// this bucket and prefix.
+    /// neither it nor `serviceAccountName` is set, the operator uses its own identity, provided that its configuration
+    /// grants it to this namespace for this bucket and prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+
+    /// ServiceAccount in this namespace with the annotation `eks.amazonaws.com/role-arn`. The operator exchanges a token
+    /// of it at the STS of AWS for credentials of that role. The operator must have the permission to create its
+    /// tokens. Excludes `credentialsSecretRef`. Example: audit-archive
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limit::SERVICE_ACCOUNT_CHARS))]
+    #[x_kube(validation = rules::SERVICE_ACCOUNT_NAME)]
+    pub service_account_name: Option<String>,
 
     /// Secret in this namespace with the certificate authority of the endpoint, if it is not a public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

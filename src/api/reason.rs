@@ -67,11 +67,11 @@ reasons! {
     OperatorConflict: "The scopes of two installations overlap in this export: one serves it, the other ignores it.", "Separate the scopes: --namespace, --exclude-namespace or --selector (chart: scope). The message names both Leases. If the serving operator ends, the other one takes over about a minute later.";
     // Manual action: the manifest and its permissions.
     InvalidSpec: "The spec breaks a rule that the definition in the cluster did not check.", "Correct the field that the message names, and apply the current crds/eventexports.yaml.";
-    CredentialsMissing: "A Secret that the spec names, or a key in it, does not exist.", "Create the Secret in the namespace of the EventExport with the keys that the message names.";
-    CredentialsRefused: "The UAA, the service or the store rejects the credentials.", "Put valid credentials into the place that the message names.";
+    CredentialsMissing: "A Secret or ServiceAccount that the spec names, or a key or role in it, does not exist, or the operator may not use it; or the process has no identity.", "Create the Secret or ServiceAccount in the namespace of the EventExport with what the message names, or grant the permission that it names.";
+    CredentialsRefused: "The UAA, the service or the store rejects the credentials, or the STS the role.", "Put valid credentials into the place that the message names, or correct the trust policy of the role.";
     RoleMissing: "The user lacks the developer role in the space, or may not read the events of the account.", "Grant the role to the user, or use the credentials of another user.";
     HostNotAllowed: "The allow-list of the operator does not contain a host that the spec or a discovery names.", "Add the host to --allow-host of the operator, or correct the address.";
-    IdentityNotGranted: "The spec names no credentials for the bucket, and the configuration of the operator does not grant its own identity to this namespace.", "Set destination.s3.credentialsSecretRef, or add a grant to the configuration of the operator.";
+    IdentityNotGranted: "The spec names no credentials for the bucket, and the configuration of the operator does not grant its own identity to this namespace.", "Set destination.s3.credentialsSecretRef or serviceAccountName, or add a grant to the configuration of the operator.";
     SigningKeyInvalid: "The key that signs manifests is missing or is not an Ed25519 key in PEM. Events are stored without it.", "Put a key into the Secret that the message names (`openssl genpkey -algorithm ed25519` prints one).";
     // Manual action: the bucket.
     BucketMissing: "The bucket does not exist.", "Create the bucket; destination.s3.bucket cannot be changed.";
@@ -82,7 +82,7 @@ reasons! {
     ObjectAttributesRejected: "The bucket rejects the object lock, encryption, storage class or ACL of the spec.", "Create the bucket with object lock, or correct destination.s3.objectLock, serverSideEncryption, storageClass or acl.";
     // A peer is unreachable.
     SourceUnreachable: "The Activity Tracker or its UAA does not answer, or fails.", "Check the address, the proxy, the certificate authority and the network policy.";
-    DestinationUnreachable: "The store does not answer, or fails.", "Check the address, the proxy, the certificate authority and the network policy.";
+    DestinationUnreachable: "The store, or the STS that issues its credentials, does not answer, or fails.", "Check the address, the proxy, the certificate authority and the network policy.";
     ListingIncomplete: "The listing of the bucket contradicts itself, or leaves out a key that exists.", "Nothing at first; if it persists, use a store that lists what it stores (docs/stores.md), and check caches and gateways before it.";
     // A peer rejects a request.
     SourceRefused: "The Activity Tracker or its UAA rejects a request, and no other reason fits.", "Read the reply that the message quotes; check the endpoint, and proxies and gateways in between.";

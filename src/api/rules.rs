@@ -53,6 +53,8 @@ pub mod limit {
     pub const URL_CHARS: usize = 512;
     /// Maximum length of the name of a Secret or ConfigMap (Kubernetes).
     pub const SECRET_NAME_CHARS: usize = 253;
+    /// Maximum length of the name of a ServiceAccount (Kubernetes).
+    pub const SERVICE_ACCOUNT_CHARS: usize = 253;
     /// Maximum length of a key in a Secret or ConfigMap (Kubernetes).
     pub const SECRET_KEY_CHARS: usize = 253;
     /// Maximum length of the name of a bucket (S3).
@@ -222,6 +224,18 @@ rule!(
     SECRET_NAME: "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$')",
     "must be the name of a Secret in the same namespace: lowercase letters, digits, hyphens and dots, starting and \
      ending with a letter or digit"
+);
+rule!(
+    /// DNS-1123 subdomain, the syntax of the names of ServiceAccounts.
+    SERVICE_ACCOUNT_NAME: "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$')",
+    "must be the name of a ServiceAccount in the same namespace: lowercase letters, digits, hyphens and dots, starting \
+     and ending with a letter or digit"
+);
+rule!(
+    /// The operator would have to choose one.
+    ONE_BUCKET_IDENTITY at ".serviceAccountName":
+    "!has(self.serviceAccountName) || !has(self.credentialsSecretRef)",
+    "excludes credentialsSecretRef: remove one of the two"
 );
 rule!(
     /// Syntax of the keys of Secrets.

@@ -29,6 +29,8 @@ pub enum Setting {
     BucketRegion,
     /// Credentials of the store.
     BucketCredentials,
+    /// ServiceAccount of the namespace, whose role writes to the store.
+    BucketServiceAccount,
     /// Certificate authority of the store.
     BucketCa,
     /// ConfigMap with the certificate authority of the store.
@@ -59,6 +61,7 @@ impl Setting {
             Self::BucketEndpoint => "spec.destination.s3.endpoint",
             Self::BucketRegion => "spec.destination.s3.region",
             Self::BucketCredentials => "spec.destination.s3.credentialsSecretRef",
+            Self::BucketServiceAccount => "spec.destination.s3.serviceAccountName",
             Self::BucketCa => "spec.destination.s3.caSecretRef",
             Self::BucketCaConfigMap => "spec.destination.s3.caConfigMapRef",
             Self::ObjectAttributes => {

@@ -28,6 +28,7 @@ use crate::controller::{
 };
 use crate::egress::{AWS_S3, Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
 use crate::export::engine::{Engine, Limits};
+use crate::storage::AwsIdentities;
 use crate::telemetry::metrics::DEFAULT_DETAILED_RESOURCES;
 use crate::telemetry::{Health, LogFormat, Metrics, Telemetry, logs};
 use crate::tracker::TokenCache;
@@ -309,16 +310,19 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
     let load_engine = engine.clone();
     metrics.load.set_source(move || load_engine.load());
     let exporter_traffic = traffic.clone();
-    let exporter = move |cluster: String, process: String| -> Arc<dyn Exporter> {
+    let identities = AwsIdentities::new(traffic.clone());
+    let exporter = move |kubernetes: kube::Client, cluster: String, process: String| -> Arc<dyn Exporter> {
         let (engine, tokens, grants) = (engine.clone(), tokens.clone(), grants.clone());
         let (hosts, store_hosts) = (hosts.clone(), store_hosts.clone());
-        let traffic = exporter_traffic.clone();
+        let (traffic, identities) = (exporter_traffic.clone(), identities.clone());
         Arc::new(EngineExporter {
             engine,
             hosts,
             store_hosts,
             traffic,
             tokens,
+            identities,
+            kubernetes,
             grants,
             cluster,
             process,

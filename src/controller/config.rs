@@ -28,8 +28,8 @@ pub struct OperatorConfig {
     /// Maximum time for exports to stop and delete their sessions at shutdown: below the pod's
     /// `terminationGracePeriodSeconds`. Default 25 s.
     pub shutdown_timeout: Duration,
-    /// Creates the exporter from the names of the cluster and of this process.
-    pub exporter: Arc<dyn Fn(String, String) -> Arc<dyn Exporter> + Send + Sync>,
+    /// Creates the exporter from a client and the names of the cluster and of this process.
+    pub exporter: Arc<dyn Fn(kube::Client, String, String) -> Arc<dyn Exporter> + Send + Sync>,
     /// Metrics and fence of outgoing requests. The fence closes when the lease expires.
     pub traffic: Traffic,
     /// Number of days for which the service keeps events, if known, of exports whose spec does not say it. Used only for a

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use kube::Client;
 use tokio::sync::watch;
 
 use super::grants::{Grant, decide_grant};
+use super::service_account::ServiceAccountIdentity;
 use crate::api::{EventExportSpec, SettingNames};
 use crate::archive::manifest::signature::PublicKey;
 use crate::egress::{HostPolicy, Traffic};
@@ -18,7 +20,7 @@ use crate::export::manifest::sign::SigningKeys;
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::{ExportSpec, HolderEpoch, RetryPolicy};
-use crate::storage::Store;
+use crate::storage::{AccountName, AwsIdentities, Store, WebIdentity};
 use crate::tracker::TokenCache;
 
 /// Resource that owns an export.
@@ -95,6 +97,10 @@ pub struct EngineExporter {
     pub traffic: Traffic,
     /// Tokens of all exports.
     pub tokens: TokenCache,
+    /// The operator's own identity for buckets, and those of ServiceAccounts.
+    pub identities: AwsIdentities,
+    /// Client for the tokens of ServiceAccounts.
+    pub kubernetes: Client,
     /// Grants of the operator's own bucket identity.
     pub grants: Vec<Grant>,
     /// Name of this cluster, different from those of other clusters.
@@ -117,6 +123,16 @@ impl EngineExporter {
             store_hosts: self.store_hosts.clone(),
             traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
+            identities: self.identities.clone(),
+            service_account: spec.destination.s3.service_account_name.as_ref().map(|name| {
+                let account = AccountName {
+                    namespace: owner.namespace.clone(),
+                    name: name.clone(),
+                };
+                let identity: Arc<dyn WebIdentity> =
+                    Arc::new(ServiceAccountIdentity::new(self.kubernetes.clone(), account));
+                identity
+            }),
             pod_identity: decide_grant(&self.grants, &owner.namespace, &spec.destination.s3),
             // Not the UID: a resource that was deleted by force and recreated resumes at once.
             holder: format!("{}/{}/{}", self.cluster, owner.namespace, owner.name),

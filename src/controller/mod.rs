@@ -30,6 +30,7 @@ mod runs;
 mod secret_watch;
 mod secrets;
 mod secrets_in_use;
+mod service_account;
 mod shutdown;
 pub mod status;
 mod status_writer;
@@ -160,7 +161,7 @@ async fn run_as_leader(
         runs: runs.clone(),
         turns: FairSemaphore::new(DepthLimits::flat(config.concurrency.into())),
         installations,
-        exporter: (config.exporter)(cluster, me.clone()),
+        exporter: (config.exporter)(client.clone(), cluster, me.clone()),
         recorder: EventRecorder::new(client.clone(), me, metrics.clone()),
         since: Timestamp::now(),
         metrics: metrics.clone(),

@@ -27,6 +27,8 @@ pub enum Peer {
     Uaa,
     /// S3 store.
     S3,
+    /// STS, or another source of temporary credentials for stores.
+    Sts,
     /// Time-stamp authority.
     TimestampAuthority,
     /// Kubernetes API server.
@@ -40,6 +42,7 @@ impl Peer {
             Self::Tracker => "tracker",
             Self::Uaa => "uaa",
             Self::S3 => "s3",
+            Self::Sts => "sts",
             Self::TimestampAuthority => "timestamp_authority",
             Self::Kubernetes => "kubernetes",
         }

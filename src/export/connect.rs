@@ -19,8 +19,8 @@ use crate::archive::manifest::document::GapEntry;
 use crate::archive::manifest::signature::PublicKey;
 use crate::egress::{HostPolicy, Traffic, check_ca};
 use crate::storage::{
-    CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts,
-    Sse, SseAlgorithm, Store,
+    AwsIdentities, CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings,
+    S3Store, S3Timeouts, Sse, SseAlgorithm, Store, WebIdentity,
 };
 use crate::tracker::{
     Credentials, RetryConfig, Timeouts, TimestampAuthority, TokenCache, Tracker, TrackerConfig, UaaSource,
@@ -43,6 +43,11 @@ pub struct ProcessContext {
     pub traffic: Traffic,
     /// Tokens, shared by all exports with the same credentials.
     pub tokens: TokenCache,
+    /// Identity of the process, and those of ServiceAccounts, shared by all exports.
+    pub identities: AwsIdentities,
+    /// ServiceAccount that the spec names. Without it the identity of the process stands for it, as in a Pod that runs as
+    /// this ServiceAccount.
+    pub service_account: Option<Arc<dyn WebIdentity>>,
     /// Use of the identity of the process for the bucket of this export.
     pub pod_identity: PodIdentity,
     /// Holder of attempts, stable over restarts.
@@ -247,6 +252,7 @@ pub async fn s3(
         endpoint,
         force_path_style,
         credentials_secret_ref,
+        service_account_name: _,
         // Read by `ca`.
         ca_secret_ref: _,
         ca_config_map_ref: _,
@@ -262,9 +268,13 @@ pub async fn s3(
     let credentials = if let Some(reference) = credentials_secret_ref {
         S3Credentials::from_secret(secret(secrets, reference, setting)?)
             .map_err(|error| credentials_missing(format!("Secret {}: {error}", reference.name), setting))?
+    } else if let Some(identity) = &process_context.service_account {
+        let credentials = process_context.identities.account(Arc::clone(identity)).await;
+        S3Credentials::Temporary(credentials.map_err(|error| Failure::from(&error))?)
     } else {
         identity_granted(&process_context.pod_identity, bucket)?;
-        S3Credentials::PodIdentity
+        let credentials = process_context.identities.process().await;
+        S3Credentials::Temporary(credentials.map_err(|error| Failure::from(&error))?)
     };
     let settings = S3Settings {
         bucket: bucket.clone(),
@@ -286,7 +296,6 @@ pub async fn s3(
         traffic: process_context.traffic.clone(),
     };
     let store = S3Store::connect(with_object_attributes(settings, destination))
-        .await
         .map_err(|error| Failure::from(&error).export_wide())?;
     Ok(Arc::new(store))
 }

@@ -10,7 +10,7 @@ use crate::archive::window::Window;
 use crate::pipeline::gzip::GzipError;
 use crate::pipeline::prover_pool::ProofError;
 use crate::session::guard::{AnswerMismatch, CloseError, OpenError};
-use crate::storage::{StoreError, StoreErrorClass};
+use crate::storage::{IdentityError, StoreError, StoreErrorClass};
 use crate::tracker::{StreamError, TrackerError, TrackerErrorClass};
 
 /// How a failure is retried.
@@ -231,6 +231,34 @@ impl From<&AnswerMismatch> for Failure {
     }
 }
 
+/// Classifies a failure to get temporary credentials. It concerns all windows.
+impl From<&IdentityError> for Failure {
+    fn from(error: &IdentityError) -> Self {
+        let (reason, message) = match error {
+            IdentityError::Unreachable { .. } => (Reason::DestinationUnreachable, "cannot get credentials: "),
+            IdentityError::InvalidEnvironment { .. } => (Reason::InvalidSpec, ""),
+            IdentityError::ProcessRefused { .. }
+            | IdentityError::AccountRefused { .. }
+            | IdentityError::TokenRefused { .. } => (Reason::CredentialsRefused, ""),
+            IdentityError::NoProcessIdentity { .. }
+            | IdentityError::AccountMissing(_)
+            | IdentityError::RoleMissing(_)
+            | IdentityError::AccountForbidden { .. } => (Reason::CredentialsMissing, ""),
+        };
+        let class = if error.is_transient() {
+            RetryClass::Retry(None)
+        } else {
+            RetryClass::Wait(None)
+        };
+        let failure = Self {
+            remedy: error.remedy(),
+            class,
+            ..Self::retry(reason, format!("{message}{error}"))
+        };
+        failure.export_wide()
+    }
+}
+
 /// Classifies an error of the store.
 impl From<&StoreError> for Failure {
     fn from(error: &StoreError) -> Self {
@@ -239,6 +267,7 @@ impl From<&StoreError> for Failure {
             StoreError::WrongRegion { .. } => Reason::BucketInOtherRegion,
             StoreError::AttributesRejected { .. } => Reason::ObjectAttributesRejected,
             StoreError::InvalidCredentials { .. } => Reason::CredentialsRefused,
+            StoreError::Identity { error, .. } => return Self::from(error),
             StoreError::Forbidden { .. } => Reason::BucketForbidden,
             StoreError::Archived { .. } => Reason::ObjectArchived,
             StoreError::Full { .. } => Reason::BucketFull,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::identity_error::{CredentialsOrigin, IdentityError};
 use crate::api::{Remedy, Setting, SettingNames};
 
 /// An error of a store. `Display` states what failed; [`StoreError::remedy`] is the setting to correct.
@@ -75,6 +76,16 @@ pub enum StoreError {
         store: String,
         /// Error code of S3.
         code: String,
+        /// Where the credentials come from.
+        origin: CredentialsOrigin,
+    },
+    /// There are no temporary credentials for the store.
+    #[error("no credentials for {store}: {error}")]
+    Identity {
+        /// Name of the store.
+        store: String,
+        /// The cause.
+        error: IdentityError,
     },
     /// The credentials lack a permission.
     #[error(
@@ -228,7 +239,8 @@ impl StoreError {
                 Setting::ObjectAttributes,
                 "create the bucket with object lock, or correct {}",
             ),
-            Self::InvalidCredentials { .. } => (Setting::BucketCredentials, "check {}"),
+            Self::InvalidCredentials { origin, .. } => return Some(origin.remedy()),
+            Self::Identity { error, .. } => return error.remedy(),
             Self::InvalidSettings { remedy, .. } => return remedy.clone(),
             Self::AlreadyExists { .. }
             | Self::Conflict { .. }
@@ -287,6 +299,7 @@ impl StoreError {
             | Self::Network { .. }
             | Self::Io { .. } => StoreErrorClass::Retry(None),
             Self::Throttled { after, .. } => StoreErrorClass::Retry(*after),
+            Self::Identity { error, .. } if error.is_transient() => StoreErrorClass::Retry(None),
             Self::Rejected { status, code, .. } if is_transient(*status, code) => {
                 StoreErrorClass::Retry(None)
             }
@@ -295,6 +308,7 @@ impl StoreError {
             | Self::WrongRegion { .. }
             | Self::AttributesRejected { .. }
             | Self::InvalidCredentials { .. }
+            | Self::Identity { .. }
             | Self::Forbidden { .. }
             | Self::Archived { .. }
             | Self::Full { .. }

@@ -8,6 +8,7 @@ mod crc64;
 mod directory;
 mod error;
 mod identity;
+mod identity_error;
 mod s3;
 
 use std::fmt;
@@ -23,11 +24,12 @@ pub use self::directory::DirectoryStore;
 pub(crate) use self::directory::publish_file;
 pub use self::error::{StoreError, StoreErrorClass};
 pub use self::identity::StoreIdentity;
+pub use self::identity_error::{AccountName, CredentialsOrigin, IdentityError, ROLE_ANNOTATION};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::s3::bad_input;
 pub use self::s3::{
-    CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Store, S3Timeouts,
-    SecretError, Sse, SseAlgorithm,
+    AwsIdentities, CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings,
+    S3Store, S3Timeouts, SecretError, Sse, SseAlgorithm, TemporaryCredentials, WebIdentity,
 };
 
 /// Bytes in segments that are never joined: reference-counted, cheap to clone, sent again on a retry.

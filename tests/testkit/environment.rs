@@ -182,6 +182,21 @@ impl Environment {
         wait_conditions(self.cluster, &self.namespace, name, COMPLETE).await
     }
 
+    /// Requests a reconcile, which does not wait for the end of a pause. Each request needs another text.
+    pub(crate) async fn request_reconcile(&self, name: &str, request: &str) -> Result<()> {
+        let annotation = format!("eventexport.io/requestedAt={request}");
+        let args = [
+            "annotate",
+            "eventexport",
+            name,
+            "-n",
+            &self.namespace,
+            "--overwrite",
+            &annotation,
+        ];
+        kubectl(self.cluster, &args).await.map(drop)
+    }
+
     pub(crate) async fn wait_finalizer_removed(&self, name: &str) -> Result<()> {
         eventually("the finalizer goes", async || {
             Ok(!has_finalizer(&self.object(name).await?))

@@ -14,6 +14,7 @@ pub(crate) mod operator;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod quirky_s3;
+pub(crate) mod sts;
 
 /// Names for tests.
 pub(crate) mod prelude {

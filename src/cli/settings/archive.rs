@@ -395,6 +395,7 @@ impl ResolvedDestination {
             region: region.map_or_else(|| DEFAULT_REGION.to_owned(), |region| region.value),
             endpoint: endpoint.map(|endpoint| endpoint.value),
             force_path_style: path_style.map(|path_style| path_style.value),
+            service_account_name: None,
             credentials_secret_ref: secrets.contains_key(SECRET).then(|| SecretRef {
                 name: SECRET.to_owned(),
             }),

@@ -33,6 +33,7 @@ use crate::export::failure::Failure;
 use crate::export::manifest::sign::Signing;
 use crate::export::shard::Shard;
 use crate::export::spec::RetryPolicy;
+use crate::storage::AwsIdentities;
 use crate::tracker::{TimestampAuthority, TokenCache};
 
 /// Settings of an export of a manifest.
@@ -143,6 +144,8 @@ pub fn process_context(name: String) -> ProcessContext {
         store_hosts: HostPolicy::any(),
         traffic: Traffic::default(),
         tokens: TokenCache::new(),
+        identities: AwsIdentities::new(Traffic::default()),
+        service_account: None,
         pod_identity: PodIdentity::Granted,
         holder: String::new(),
         holder_epoch: None,

@@ -4,10 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_config::environment::region::EnvironmentVariableRegionProvider;
-use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::BehaviorVersion;
 use aws_runtime::auth::SigV4OperationSigningConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::{
@@ -16,7 +13,7 @@ use aws_sdk_s3::config::interceptors::{
 };
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
-    AppName, ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation,
+    AppName, ConfigBag, Credentials, IdentityCache, Intercept, Region, RequestChecksumCalculation,
     ResponseChecksumValidation, RuntimeComponents, SharedCredentialsProvider, SharedHttpClient,
     StalledStreamProtectionConfig,
 };
@@ -28,26 +25,24 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::dns::SharedDnsResolver;
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
-use aws_types::service_config::ServiceConfigKey;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
 use super::document::{BadDocument, check_document};
 use super::limited::LimitedConnector;
-use super::metered::MeteredConnector;
+use super::metered::{MeteredConnector, s3_label};
 use super::{S3Credentials, S3Settings};
-use crate::api::{Remedy, Setting, parse_endpoint};
+use crate::api::{Remedy, Setting};
 use crate::egress::{
-    CheckedResolver, ClientSettings, HostPolicy, all_exempt, check_ca, check_proxies, is_loopback,
+    CheckedResolver, ClientSettings, HostPolicy, RequestLabel, Traffic, all_exempt, check_ca, check_proxies,
+    is_loopback,
 };
 use crate::storage::StoreError;
 
 /// Maximum age of the `Date` header from which the store's time is derived: a minute.
 const CLOCK_MAX_AGE: Duration = Duration::from_mins(1);
-
-/// Region of STS if neither the environment nor the profile of the process names one.
-const DEFAULT_STS_REGION: &str = "us-east-1";
 
 /// Headers of replies that this program does not use, and that the SDK rejects in unusual formats.
 const UNUSED_HEADERS: [&str; 4] = [
@@ -80,8 +75,8 @@ pub(super) fn endpoint_of(settings: &S3Settings) -> Option<Url> {
     settings.endpoint.clone().or_else(aws)
 }
 
-/// Builds the client. Reads the pod's identity, which may contact the metadata service, only if so configured.
-pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Result<Client, StoreError> {
+/// Builds the client. Sends nothing.
+pub(super) fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Result<Client, StoreError> {
     let invalid_settings = |(message, remedy)| StoreError::InvalidSettings {
         store: settings.identity().to_string(),
         message,
@@ -90,15 +85,25 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
     if let Some(endpoint) = &settings.endpoint {
         settings.hosts.check_url(endpoint)?;
     }
-    let http = http_client(settings).map_err(invalid_settings)?;
+    let http = http_client(ConnectorSettings {
+        hosts: &settings.hosts,
+        plain: settings
+            .endpoint
+            .as_ref()
+            .is_some_and(|url| url.scheme() == "http"),
+        ca_pem: settings.ca_pem.as_deref(),
+        connect_timeout: settings.timeouts.connect,
+        is_local: settings.endpoint.as_ref().is_some_and(is_loopback),
+        traffic: &settings.traffic,
+        label: s3_label,
+    })
+    .map_err(invalid_settings)?;
     let region = Region::new(settings.region.clone());
     let mut config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
-        .credentials_provider(
-            credentials(&settings.credentials)
-                .await
-                .map_err(invalid_settings)?,
-        )
+        .credentials_provider(credentials(&settings.credentials))
+        // `TemporaryCredentials` are a cache that all clients share.
+        .identity_cache(IdentityCache::no_cache())
         .region(region)
         .http_client(http)
         .retry_config(RetryConfig::disabled())
@@ -124,13 +129,13 @@ pub(super) async fn build(settings: &S3Settings, clock: Arc<StoreClock>) -> Resu
     Ok(Client::from_conf(config.build()))
 }
 
-async fn credentials(wanted: &S3Credentials) -> Result<SharedCredentialsProvider, (String, Option<Remedy>)> {
+fn credentials(wanted: &S3Credentials) -> SharedCredentialsProvider {
     match wanted {
         S3Credentials::Static {
             access_key_id,
             secret_access_key,
             session_token,
-        } => Ok(SharedCredentialsProvider::new(Credentials::new(
+        } => SharedCredentialsProvider::new(Credentials::new(
             access_key_id,
             secret_access_key.expose_secret(),
             session_token
@@ -138,74 +143,41 @@ async fn credentials(wanted: &S3Credentials) -> Result<SharedCredentialsProvider
                 .map(|token| token.expose_secret().to_owned()),
             None,
             "Secret",
-        ))),
-        // The environment of the process chooses the hosts (STS, metadata) that receive its identity, never a spec: the
-        // region of a bucket is not the region of STS. `AWS_ENDPOINT_URL_STS` wins over the region.
-        S3Credentials::PodIdentity => {
-            check_sts_endpoint()?;
-            let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-                .or_else(ProfileFileRegionProvider::new())
-                .or_else(Region::from_static(DEFAULT_STS_REGION));
-            let config = aws_config::defaults(BehaviorVersion::latest())
-                .region(region)
-                .load()
-                .await;
-            check_sts_profile(&config)?;
-            config.credentials_provider().ok_or_else(|| {
-                (
-                    "the process has no identity for S3".to_owned(),
-                    Some(Remedy::new(Setting::BucketCredentials, "set {}")),
-                )
-            })
-        }
+        )),
+        S3Credentials::Temporary(credentials) => SharedCredentialsProvider::new(credentials.clone()),
     }
 }
 
-/// Checks the variables from which the SDK takes the endpoint of STS.
-fn check_sts_endpoint() -> Result<(), (String, Option<Remedy>)> {
-    for name in ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"] {
-        if let Some(Err(rule)) = std::env::var(name)
-            .ok()
-            .filter(|url| !url.is_empty())
-            .map(|url| parse_endpoint(&url))
-        {
-            return Err((format!("{name}: {rule}"), None));
-        }
-    }
-    Ok(())
+/// Settings of the connections of a client.
+#[derive(Clone, Copy)]
+pub(super) struct ConnectorSettings<'a> {
+    /// Hosts that names may resolve to.
+    pub(super) hosts: &'a HostPolicy,
+    /// True without TLS.
+    pub(super) plain: bool,
+    /// Certificates to trust in addition to the system's, PEM.
+    pub(super) ca_pem: Option<&'a [u8]>,
+    pub(super) connect_timeout: Duration,
+    /// True if the client contacts this machine only, without a proxy.
+    pub(super) is_local: bool,
+    pub(super) traffic: &'a Traffic,
+    /// Label of a request in metrics.
+    pub(super) label: fn(&HttpRequest) -> RequestLabel,
 }
 
-/// Checks the endpoint of STS that the profile names, for all services or for STS.
-fn check_sts_profile(config: &SdkConfig) -> Result<(), (String, Option<Remedy>)> {
-    let key = ServiceConfigKey::builder()
-        .service_id("sts")
-        .env("AWS_ENDPOINT_URL")
-        .profile("endpoint_url")
-        .build();
-    let named = key.ok().and_then(|key| config.service_config()?.load_config(key));
-    match named
-        .filter(|url| !url.is_empty())
-        .map(|url| parse_endpoint(&url))
-    {
-        Some(Err(rule)) => Err((format!("endpoint_url of the AWS profile, for STS: {rule}"), None)),
-        _ => Ok(()),
-    }
-}
+/// Message and remedy.
+pub(super) type InvalidSettings = (String, Option<Remedy>);
 
-fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Option<Remedy>)> {
-    let plain = settings
-        .endpoint
-        .as_ref()
-        .is_some_and(|url| url.scheme() == "http");
-    let hosts = &settings.hosts;
+/// Returns a client with these connections, which clients with equal settings and label share.
+pub(super) fn http_client(settings: ConnectorSettings<'_>) -> Result<SharedHttpClient, InvalidSettings> {
     let mut shared = ClientSettings::new(
-        hosts,
-        plain,
-        settings.ca_pem.as_deref(),
-        settings.timeouts.connect,
+        settings.hosts,
+        settings.plain,
+        settings.ca_pem,
+        settings.connect_timeout,
     );
     // What may go in the clear goes to this machine, and not to a proxy.
-    if settings.endpoint.as_ref().is_some_and(is_loopback) || all_exempt() {
+    if settings.is_local || all_exempt() {
         shared = shared.without_proxies();
     } else {
         check_proxies()
@@ -215,18 +187,17 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, (String, Optio
     let connector = settings
         .traffic
         .clients()
-        .get_or_build(shared, || build_connector(settings, plain, proxies))?;
+        .get_or_build(shared, || build_connector(settings, proxies))?;
     Ok(http_client_fn(move |_, _| SharedHttpConnector::clone(&connector)))
 }
 
 fn build_connector(
-    settings: &S3Settings,
-    plain: bool,
+    settings: ConnectorSettings<'_>,
     proxies: bool,
-) -> Result<SharedHttpConnector, (String, Option<Remedy>)> {
+) -> Result<SharedHttpConnector, InvalidSettings> {
     // Reading the system certificates takes time, and a machine may have none.
-    let mut trust = TrustStore::empty().with_native_roots(!plain);
-    if let Some(pem) = &settings.ca_pem {
+    let mut trust = TrustStore::empty().with_native_roots(!settings.plain);
+    if let Some(pem) = settings.ca_pem {
         // The TLS library of the SDK panics on certificates that it cannot parse.
         check_ca(pem).map_err(|error| {
             (
@@ -234,7 +205,7 @@ fn build_connector(
                 Some(Remedy::new(Setting::BucketCa, "correct {}")),
             )
         })?;
-        trust = trust.with_pem_certificate(pem.clone());
+        trust = trust.with_pem_certificate(pem.to_vec());
     }
     let context = TlsContext::builder()
         .with_trust_store(trust)
@@ -248,7 +219,7 @@ fn build_connector(
     let connector = Connector::builder()
         .connector_settings(
             HttpConnectorSettings::builder()
-                .connect_timeout(settings.timeouts.connect)
+                .connect_timeout(settings.connect_timeout)
                 .build(),
         )
         .proxy_config(proxy)
@@ -259,6 +230,7 @@ fn build_connector(
     Ok(SharedHttpConnector::new(MeteredConnector {
         inner: SharedHttpConnector::new(LimitedConnector(connector)),
         traffic: settings.traffic.clone(),
+        label: settings.label,
     }))
 }
 

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::time::Duration;
 
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -11,9 +10,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::S3Credentials;
 use super::body::IdleTimeout;
 use super::document::BadDocument;
+use super::temporary_credentials::TemporaryCredentials;
 use crate::api::{MAX_REDACTED_CHARS, Remedy, Setting, find_cause, redact, redact_error};
 use crate::egress::{HostDenied, reply_text};
-use crate::storage::StoreError;
+use crate::storage::{CredentialsOrigin, IdentityError, StoreError};
 
 /// Error codes for wrong, unknown or expired credentials. Some have status 400.
 const BAD_CREDENTIALS: &[&str] = &[
@@ -119,25 +119,49 @@ pub(super) struct RequestContext<'a> {
 
 /// Removes secrets from texts of a store, which may echo them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Redactor(Vec<SecretString>);
+pub(super) struct Redactor {
+    keys: Vec<SecretString>,
+    temporary: Option<TemporaryCredentials>,
+}
 
 impl Redactor {
     pub(super) fn of(credentials: &S3Credentials) -> Self {
-        Self(match credentials {
-            S3Credentials::PodIdentity => Vec::new(),
+        match credentials {
+            S3Credentials::Temporary(credentials) => Self {
+                keys: Vec::new(),
+                temporary: Some(credentials.clone()),
+            },
             S3Credentials::Static {
                 access_key_id,
                 secret_access_key,
                 session_token,
-            } => [
-                Some(access_key_id.clone().into()),
-                Some(secret_access_key.clone()),
-                session_token.clone(),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-        })
+            } => Self {
+                keys: [
+                    Some(access_key_id.clone().into()),
+                    Some(secret_access_key.clone()),
+                    session_token.clone(),
+                ]
+                .into_iter()
+                .flatten()
+                .collect(),
+                temporary: None,
+            },
+        }
+    }
+
+    /// Returns where the credentials come from.
+    fn origin(&self) -> CredentialsOrigin {
+        let temporary = self.temporary.as_ref();
+        temporary.map_or(CredentialsOrigin::Keys, TemporaryCredentials::origin)
+    }
+
+    /// Returns the error for credentials that the store rejects, and forgets them if they are temporary.
+    fn rejected(&self, store: String, code: String) -> StoreError {
+        if let Some(temporary) = &self.temporary {
+            temporary.discard();
+        }
+        let origin = self.origin();
+        StoreError::InvalidCredentials { store, code, origin }
     }
 
     /// Returns a code with the message of the store, if that says more.
@@ -155,17 +179,24 @@ impl Redactor {
 
     /// Returns a text on one line, shortened, without secrets.
     fn redact(&self, text: &str) -> String {
-        redact(text, &self.secrets(), MAX_REDACTED_CHARS)
+        let secrets = self.secrets();
+        redact(text, &exposed(&secrets), MAX_REDACTED_CHARS)
     }
 
     /// Returns an error and its causes, by the same rules.
     fn redact_error(&self, error: &(dyn Error + 'static)) -> String {
-        redact_error(error, &self.secrets())
+        let secrets = self.secrets();
+        redact_error(error, &exposed(&secrets))
     }
 
-    fn secrets(&self) -> Vec<&str> {
-        self.0.iter().map(SecretString::expose_secret).collect()
+    fn secrets(&self) -> Vec<SecretString> {
+        let temporary = self.temporary.iter().flat_map(TemporaryCredentials::secrets);
+        self.keys.iter().cloned().chain(temporary).collect()
     }
+}
+
+fn exposed(secrets: &[SecretString]) -> Vec<&str> {
+    secrets.iter().map(SecretString::expose_secret).collect()
 }
 
 /// An error reply.
@@ -225,9 +256,9 @@ where
     if let Some(denied) = find_cause::<HostDenied>(error) {
         return StoreError::Egress(denied.clone());
     }
-    if let Some(missing) = find_cause::<CredentialsError>(error) {
-        let code = credentials_problem(redactor.redact_error(missing));
-        return StoreError::InvalidCredentials { store, code };
+    if let Some(error) = find_cause::<IdentityError>(error) {
+        let error = error.clone();
+        return StoreError::Identity { store, error };
     }
     match error {
         // The SDK could not build the request, so a retry would fail too.
@@ -288,8 +319,7 @@ pub(super) fn error_from_response(
         return StoreError::NoSuchUpload { store, key, id };
     }
     if is(BAD_CREDENTIALS) {
-        let code = redactor.quote(code, message);
-        return StoreError::InvalidCredentials { store, code };
+        return redactor.rejected(store, redactor.quote(code, message));
     }
     // Status 403, but no permission is missing.
     if is(&["InvalidObjectState"]) {
@@ -438,16 +468,6 @@ pub(super) fn idle_timeout(context: RequestContext<'_>, IdleTimeout(idle): IdleT
     }
 }
 
-/// Returns what to do about a profile of IAM Identity Center, for which the SDK only names a feature of its build.
-fn credentials_problem(message: String) -> String {
-    if message.contains("cargo feature") {
-        return "the AWS profile needs IAM Identity Center (aws sso), which this program does not speak: run `aws sso login` \
-                and `eval \"$(aws configure export-credentials --format env)\"` first"
-            .to_owned();
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -542,19 +562,15 @@ mod tests {
         for word in ["s3://audit", "AccessDenied", "s3:PutObject"] {
             assert!(text.contains(word), "{text}");
         }
-        let redactor = Redactor(vec!["hush".into()]);
+        let redactor = Redactor {
+            keys: vec!["hush".into()],
+            temporary: None,
+        };
         assert_eq!(redactor.redact("token\n  hush  here"), "token [redacted] here");
         assert_eq!(
             redactor.redact(&"é".repeat(999)).chars().count(),
             MAX_REDACTED_CHARS
         );
-    }
-
-    #[test]
-    fn a_profile_of_identity_center_is_explained() {
-        let sdk = "This behavior requires following cargo feature(s) enabled: sso".to_owned();
-        assert!(credentials_problem(sdk).contains("aws configure export-credentials"));
-        assert_eq!(credentials_problem("expired".to_owned()), "expired");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Metering of requests to S3: each waits for the fence and is counted by its operation, which is derived from the
+//! Metering of requests of the SDK: each waits for the fence and is counted by its operation, which is derived from the
 //! request itself, so that no caller can omit it. Does I/O.
 
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector};
@@ -11,14 +11,12 @@ use crate::egress::{Peer, RequestLabel, Traffic};
 pub(super) struct MeteredConnector {
     pub(super) inner: SharedHttpConnector,
     pub(super) traffic: Traffic,
+    pub(super) label: fn(&HttpRequest) -> RequestLabel,
 }
 
 impl HttpConnector for MeteredConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let label = RequestLabel {
-            peer: Peer::S3,
-            operation: operation(request.method(), request.uri()),
-        };
+        let label = (self.label)(&request);
         let (inner, traffic) = (self.inner.clone(), self.traffic.clone());
         HttpConnectorFuture::new(async move {
             // Polled only after the fence opens.
@@ -29,6 +27,14 @@ impl HttpConnector for MeteredConnector {
                 })
                 .await
         })
+    }
+}
+
+/// Returns the label of a request to a store.
+pub(super) fn s3_label(request: &HttpRequest) -> RequestLabel {
+    RequestLabel {
+        peer: Peer::S3,
+        operation: operation(request.method(), request.uri()),
     }
 }
 

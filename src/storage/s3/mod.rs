@@ -2,6 +2,7 @@
 //!
 //! Every request goes through [`S3Store::call`], except reads of objects, which retry together with their bodies.
 
+mod aws_identity;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
 mod body;
@@ -14,6 +15,7 @@ mod metered;
 mod paging;
 mod retry;
 mod settings;
+mod temporary_credentials;
 mod write_mode;
 
 use std::borrow::Cow;
@@ -59,10 +61,12 @@ use super::{
 use crate::api::is_printable;
 use crate::egress::via_proxy;
 
+pub use self::aws_identity::{AwsIdentities, WebIdentity};
 pub use self::settings::{
     CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts,
     SecretError, Sse, SseAlgorithm,
 };
+pub use self::temporary_credentials::TemporaryCredentials;
 
 /// Initial buffer capacity for an object: 1 MiB at most.
 const INITIAL_CAPACITY_MAX: u64 = 1 << 20;
@@ -122,16 +126,16 @@ struct WriteAttributes {
 }
 
 impl S3Store {
-    /// Builds the client without a request to the store. Fails if certificates cannot be parsed, the endpoint is
-    /// not allowed, or pod identity is configured and the pod has none.
-    pub async fn connect(settings: S3Settings) -> Result<Self, StoreError> {
+    /// Builds the client; sends nothing. Fails if certificates cannot be parsed, the endpoint is not allowed, or the
+    /// environment names an invalid address of STS.
+    pub fn connect(settings: S3Settings) -> Result<Self, StoreError> {
         let clock = Arc::new(StoreClock::default());
         let identity = settings.identity();
         Ok(Self {
             location: format!("s3://{}", settings.bucket),
             name: identity.to_string(),
             identity,
-            client: client::build(&settings, Arc::clone(&clock)).await?,
+            client: client::build(&settings, Arc::clone(&clock))?,
             redactor: Redactor::of(&settings.credentials),
             write_mode: Mutex::new(WriteMode::of(&settings)),
             via_proxy: client::endpoint_of(&settings).map_or_else(String::new, |url| via_proxy(&url)),

@@ -57,7 +57,8 @@ where
 /// again.
 pub(super) fn classify(error: &StoreError) -> StoreErrorClass {
     match error {
-        StoreError::Corrupted { .. } => StoreErrorClass::CallerDecides,
+        // Temporary credentials have their own retries.
+        StoreError::Corrupted { .. } | StoreError::Identity { .. } => StoreErrorClass::CallerDecides,
         StoreError::Rejected { code, .. } if code == "InvalidPart" => StoreErrorClass::CallerDecides,
         other => other.class(),
     }

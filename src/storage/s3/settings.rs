@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use super::temporary_credentials::TemporaryCredentials;
 use crate::api::key_text;
 use crate::egress::{HostPolicy, Traffic};
 use crate::storage::StoreIdentity;
@@ -58,8 +59,8 @@ pub enum S3Credentials {
         /// Session token of temporary keys.
         session_token: Option<SecretString>,
     },
-    /// Credentials from the environment of the process: web identity, container or instance metadata, variables.
-    PodIdentity,
+    /// Identity of the process, or role of a ServiceAccount.
+    Temporary(TemporaryCredentials),
 }
 
 /// A Secret without usable S3 keys.
@@ -194,7 +195,7 @@ impl fmt::Debug for S3Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Static { .. } => "Static(…)",
-            Self::PodIdentity => "PodIdentity",
+            Self::Temporary(_) => "Temporary(…)",
         })
     }
 }

@@ -20,7 +20,7 @@ async fn two_days() -> EngineFixture {
 }
 
 async fn run(fixture: &EngineFixture, fake: &QuirkyS3) -> Arc<Snapshot> {
-    let store: Arc<dyn Store> = Arc::new(S3Store::connect(quirks::settings(fake)).await.unwrap());
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(quirks::settings(fake)).unwrap());
     fixture
         .run_with(fixture.peers(store), CancellationToken::new())
         .await
@@ -138,7 +138,7 @@ async fn an_export_needs_no_overwrite_and_no_delete_of_evidence() {
     };
     assert_eq!(requests.iter().filter(completed).count(), 1, "{requests:#?}");
     // The fake refuses what the policy forbids.
-    let store = S3Store::connect(quirks::settings(&fake)).await.unwrap();
+    let store = S3Store::connect(quirks::settings(&fake)).unwrap();
     let written = requests.iter().filter(|request| request.starts_with("PUT"));
     let keys = written.filter_map(|request| {
         Some(
@@ -180,7 +180,7 @@ async fn an_export_needs_no_overwrite_and_no_delete_of_evidence() {
 async fn a_stop_interrupts_a_listing() {
     let fixture = two_days().await;
     let fake = quirks::start(&["slow-list=1h"]).await;
-    let store: Arc<dyn Store> = Arc::new(S3Store::connect(quirks::settings(&fake)).await.unwrap());
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(quirks::settings(&fake)).unwrap());
     let stop = CancellationToken::new();
     let stopper = stop.clone();
     tokio::spawn(async move {

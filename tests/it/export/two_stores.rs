@@ -15,10 +15,10 @@ use crate::bed::Gateway;
 use crate::testkit::bucket::{fresh_bucket, s3_settings};
 use crate::testkit::proxy::Proxy;
 
-async fn store(gateway: &Gateway, endpoint: &str, bucket: &str) -> Arc<dyn Store> {
+fn store(gateway: &Gateway, endpoint: &str, bucket: &str) -> Arc<dyn Store> {
     let keys = (gateway.access_key(), gateway.secret_key());
     let settings = s3_settings(endpoint, bucket, keys);
-    Arc::new(S3Store::connect(settings).await.unwrap())
+    Arc::new(S3Store::connect(settings).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +31,7 @@ async fn evidence_about_a_store_is_not_used_for_another_with_the_same_bucket() {
     let run = async |prefix: &str, endpoint: &str| -> Arc<Snapshot> {
         let mut export = fixture.export.clone();
         export.root = ArchiveRoot::new(prefix, SPACE, "space");
-        let peers = fixture.peers(store(gateway, endpoint, &bucket).await);
+        let peers = fixture.peers(store(gateway, endpoint, &bucket));
         let (out, _seen) = watch::channel(Arc::default());
         engine
             .run(Arc::new(export), peers, &out, CancellationToken::new())

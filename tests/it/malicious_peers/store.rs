@@ -31,14 +31,14 @@ enum StoreCall {
     Delete,
 }
 
-async fn store(peer: &MaliciousPeer) -> S3Store {
+fn store(peer: &MaliciousPeer) -> S3Store {
     let mut settings = s3_settings(&peer.url(), "audit", ("AKID", SECRET));
     settings.timeouts = S3Timeouts {
         connect: IDLE,
         idle: IDLE,
         ..S3Timeouts::default()
     };
-    S3Store::connect(settings).await.unwrap()
+    S3Store::connect(settings).unwrap()
 }
 
 fn options(body: &Segments) -> PutOptions {
@@ -70,7 +70,7 @@ async fn check_payload(call: StoreCall, what: String, payload: Payload) -> Resul
     let endless = payload.times == u64::MAX;
     let peer = MaliciousPeer::start(None, move |_| PeerAction::Send(payload.clone())).await;
     let name = format!("{what}, to {call:?}");
-    let store = store(&peer).await;
+    let store = store(&peer);
     let begun = Instant::now();
     let answer = tokio::time::timeout(TIMEOUT, perform(&store, call)).await;
     let answer = answer.unwrap_or_else(|_| panic!("{name}: no end after {:?}", begun.elapsed()));

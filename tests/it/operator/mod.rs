@@ -18,6 +18,7 @@ mod look_now;
 mod manifests;
 mod monitoring;
 mod older_definition;
+mod own_identity;
 mod plugin;
 pub(crate) mod pod;
 pub(crate) mod process;
@@ -25,6 +26,7 @@ mod rbac;
 mod report;
 pub(crate) mod scripted_exporter;
 mod signing;
+mod tenant_identity;
 pub(crate) mod traces;
 mod verification;
 
@@ -108,7 +110,7 @@ impl Operator {
             watch,
             watch_secrets: true,
             shutdown_timeout: Duration::from_secs(5),
-            exporter: Arc::new(move |_cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
+            exporter: Arc::new(move |_client, _cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
             traffic: Traffic::default(),
             retention_days: None,
             cluster: None,

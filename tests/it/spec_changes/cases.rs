@@ -326,6 +326,24 @@ pub(super) fn fields() -> Vec<ChangeCase> {
             Store("Credential=second-"),
         ),
         field(
+            "spec.destination.s3.serviceAccountName",
+            "beside a Secret",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "serviceAccountName": "archive" } } }),
+            Rejected("spec.destination.s3.serviceAccountName"),
+        ),
+        field(
+            "spec.destination.s3.serviceAccountName",
+            "a missing one",
+            no_patch,
+            |_| json!({ "destination": { "s3": { "serviceAccountName": "none", "credentialsSecretRef": null } } }),
+            Blocks(
+                "CredentialsMissing",
+                "ServiceAccount none",
+                |_| json!({ "destination": { "s3": { "serviceAccountName": null, "credentialsSecretRef": { "name": "bucket" } } } }),
+            ),
+        ),
+        field(
             "spec.destination.s3.caSecretRef.name",
             "added",
             no_patch,

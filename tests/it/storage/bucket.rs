@@ -26,12 +26,7 @@ fn keys(access_key_id: &str, secret_access_key: &str) -> S3Credentials {
 pub(super) async fn open() -> (S3Store, ()) {
     let gateway = Gateway::shared().await;
     let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
-    (
-        S3Store::connect(gateway_settings(gateway, &bucket))
-            .await
-            .unwrap(),
-        (),
-    )
+    (S3Store::connect(gateway_settings(gateway, &bucket)).unwrap(), ())
 }
 
 /// Sends all kinds of requests to a store that must refuse them.
@@ -57,7 +52,7 @@ async fn wrong_keys_are_reported_as_such() {
     for (credentials, code) in [(unknown, "InvalidAccessKeyId"), (wrong, "SignatureDoesNotMatch")] {
         let mut settings = gateway_settings(gateway, &bucket);
         settings.credentials = credentials;
-        let store = S3Store::connect(settings).await.unwrap();
+        let store = S3Store::connect(settings).unwrap();
         for error in refusals(&store).await {
             assert!(
                 matches!(error, StoreError::InvalidCredentials { .. }),
@@ -77,9 +72,7 @@ async fn wrong_keys_are_reported_as_such() {
 #[tokio::test]
 async fn a_wrong_bucket_is_reported_as_such() {
     let gateway = Gateway::shared().await;
-    let store = S3Store::connect(gateway_settings(gateway, "no-such-bucket"))
-        .await
-        .unwrap();
+    let store = S3Store::connect(gateway_settings(gateway, "no-such-bucket")).unwrap();
     for error in refusals(&store).await {
         assert!(matches!(error, StoreError::NoSuchBucket { .. }), "{error:?}");
         assert!(error.to_string().contains("s3://no-such-bucket"), "{error}");
@@ -96,7 +89,7 @@ async fn a_missing_permission_is_reported_by_name() {
         .unwrap();
     let mut settings = gateway_settings(gateway, &bucket);
     settings.credentials = keys("foreign", "foreign-secret");
-    let store = S3Store::connect(settings).await.unwrap();
+    let store = S3Store::connect(settings).unwrap();
     for error in refusals(&store).await {
         assert!(matches!(error, StoreError::Forbidden { .. }), "{error:?}");
         let text = error.to_string();
@@ -115,9 +108,7 @@ async fn a_missing_permission_is_reported_by_name() {
 async fn a_bucket_deleted_midway_is_reported_as_such() {
     let gateway = Gateway::shared().await;
     let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
-    let store = S3Store::connect(gateway_settings(gateway, &bucket))
-        .await
-        .unwrap();
+    let store = S3Store::connect(gateway_settings(gateway, &bucket)).unwrap();
     let body = bytes(1, 10);
     let once = options(PutMode::Create, &body);
     put(&store, "key", PutMode::Create, &body).await.unwrap();
@@ -150,7 +141,7 @@ async fn a_store_that_ignores_conditions_is_detected() -> Result<()> {
     let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
     let mut settings = gateway_settings(gateway, &bucket);
     settings.endpoint = Some(proxy.endpoint().parse()?);
-    let store = S3Store::connect(settings).await?;
+    let store = S3Store::connect(settings)?;
     let body = bytes(1, 700);
     let once = options(PutMode::Create, &body);
     store.put("attempt", segments(&body), &once).await?;
@@ -168,7 +159,7 @@ async fn other_checksums_keep_the_same_promises() {
         let bucket = fresh_bucket(gateway, "bucket").await.unwrap();
         let mut settings = gateway_settings(gateway, &bucket);
         settings.checksum = checksum;
-        let store = S3Store::connect(settings).await.unwrap();
+        let store = S3Store::connect(settings).unwrap();
         conformance::bytes_that_changed_on_the_way_are_refused(&store).await;
         conformance::a_key_is_created_once_by_any_checksum(&store).await;
         conformance::an_upload_is_whole_by_any_checksum(&store).await;
@@ -190,7 +181,7 @@ async fn only_evidence_is_locked() -> Result<()> {
         mode: ObjectLockMode::Governance,
         retain_days: 3,
     });
-    let store = S3Store::connect(settings).await?;
+    let store = S3Store::connect(settings)?;
     let body = bytes(1, 700);
     let evidence = PutOptions {
         class: ObjectClass::Events,
@@ -222,9 +213,7 @@ async fn only_evidence_is_locked() -> Result<()> {
 async fn a_store_outage_is_a_network_error_until_recovery() {
     let mut gateway = Gateway::start().await.unwrap();
     let bucket = fresh_bucket(&gateway, "bucket").await.unwrap();
-    let store = S3Store::connect(gateway_settings(&gateway, &bucket))
-        .await
-        .unwrap();
+    let store = S3Store::connect(gateway_settings(&gateway, &bucket)).unwrap();
     let body = bytes(1, 6 << 20);
     put(&store, "before", PutMode::Create, &body).await.unwrap();
     gateway.stop().unwrap();
@@ -241,7 +230,7 @@ async fn no_request_goes_to_a_host_that_is_not_allowed() {
     let only = |host: &str| HostPolicy::allow(&[host.to_owned()]).unwrap();
     let mut elsewhere = gateway_settings(gateway, "bucket");
     elsewhere.hosts = only("s3.example");
-    let refused = S3Store::connect(elsewhere).await.unwrap_err();
+    let refused = S3Store::connect(elsewhere).unwrap_err();
     assert!(matches!(refused, StoreError::Egress(_)), "{refused:?}");
 
     // The SDK puts the bucket before the host; the check uses that host.
@@ -249,7 +238,7 @@ async fn no_request_goes_to_a_host_that_is_not_allowed() {
     before.endpoint = Some("https://s3.example:1".parse().unwrap());
     before.force_path_style = false;
     before.hosts = only("s3.example");
-    let store = S3Store::connect(before).await.unwrap();
+    let store = S3Store::connect(before).unwrap();
     let refused = put(&store, "key", PutMode::Create, &Bytes::new())
         .await
         .unwrap_err();
@@ -264,7 +253,7 @@ async fn unreadable_certificates_are_reported_by_field() {
     let gateway = Gateway::shared().await;
     let mut settings = gateway_settings(gateway, "bucket");
     settings.ca_pem = Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec());
-    let error = S3Store::connect(settings).await.unwrap_err();
+    let error = S3Store::connect(settings).unwrap_err();
     let text = error.describe(&SettingNames::default());
     assert!(text.contains("spec.destination.s3.caSecretRef"), "{text}");
 }
@@ -278,7 +267,7 @@ async fn the_payer_and_an_acl_do_not_disturb_a_store_that_needs_neither() {
         requester_pays: true,
         ..gateway_settings(gateway, &bucket)
     };
-    let store = S3Store::connect(both).await.unwrap();
+    let store = S3Store::connect(both).unwrap();
     let body = bytes(1, 10);
     put(&store, "key", PutMode::Create, &body).await.unwrap();
     assert_eq!(store.list("").await.unwrap().len(), 1);

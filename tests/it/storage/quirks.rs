@@ -23,7 +23,7 @@ pub(crate) async fn start(quirks: &[&str]) -> QuirkyS3 {
 /// Opens a store with these quirks.
 pub(super) async fn open(quirks: &[&str]) -> (S3Store, QuirkyS3) {
     let fake = start(quirks).await;
-    (S3Store::connect(settings(&fake)).await.unwrap(), fake)
+    (S3Store::connect(settings(&fake)).unwrap(), fake)
 }
 
 async fn create(store: &S3Store, key: &str) -> Result<(), StoreError> {
@@ -185,9 +185,9 @@ async fn a_store_without_crc64_gets_bodies_signed_by_sha256() {
         let exists = create(&store, "k").await.unwrap_err();
         assert!(matches!(exists, StoreError::AlreadyExists { .. }), "{exists:?}");
         // Its first request may be that of an upload, or of a key that exists.
-        let store = S3Store::connect(settings(&fake)).await.unwrap();
+        let store = S3Store::connect(settings(&fake)).unwrap();
         upload(&store, "v", ObjectClass::Events).await.unwrap();
-        let store = S3Store::connect(settings(&fake)).await.unwrap();
+        let store = S3Store::connect(settings(&fake)).unwrap();
         let exists = create(&store, "k").await.unwrap_err();
         assert!(matches!(exists, StoreError::AlreadyExists { .. }), "{exists:?}");
     }
@@ -209,7 +209,7 @@ async fn a_store_that_requires_content_md5_gets_it() {
         }),
         ..settings(&fake)
     };
-    let store = S3Store::connect(locked).await.unwrap();
+    let store = S3Store::connect(locked).unwrap();
     store.now().await.unwrap();
     fake.requests();
     upload(&store, "v", ObjectClass::Events).await.unwrap();
@@ -315,7 +315,7 @@ async fn the_acl_is_sent_with_each_object_and_the_payer_with_each_request() {
         acl: Some(CannedAcl::BucketOwnerFullControl),
         ..settings(&fake)
     });
-    assert_eq!(errors(&store.await.unwrap()).await.len(), 0);
+    assert_eq!(errors(&store.unwrap()).await.len(), 0);
 
     let (store, fake) = open(&["requester-pays"]).await;
     assert_eq!(errors(&store).await.len(), 7);
@@ -323,7 +323,7 @@ async fn the_acl_is_sent_with_each_object_and_the_payer_with_each_request() {
         requester_pays: true,
         ..settings(&fake)
     });
-    let store = store.await.unwrap();
+    let store = store.unwrap();
     let errors = errors(&store).await;
     assert_eq!(errors.len(), 0, "{errors:?}");
     assert!(store.get_range("u", 0, 10, None).await.unwrap().is_some());

@@ -68,7 +68,7 @@ impl ScriptedStore {
             session_token: Some("the-token".to_owned().into()),
         };
         change(&mut settings);
-        let store = S3Store::connect(settings).await.unwrap();
+        let store = S3Store::connect(settings).unwrap();
         Self {
             store,
             script,

@@ -20,7 +20,7 @@ impl ArchiveBucket {
     async fn create() -> Self {
         let gateway = Gateway::shared().await;
         let name = fresh_bucket(gateway, "verify").await.unwrap();
-        let store = S3Store::connect(gateway_settings(gateway, &name)).await.unwrap();
+        let store = S3Store::connect(gateway_settings(gateway, &name)).unwrap();
         Self { gateway, name, store }
     }
 

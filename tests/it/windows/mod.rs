@@ -155,7 +155,7 @@ impl WindowFixture {
         store.traffic = traffic.clone();
         let peers = Peers {
             tracker: Self::tracker(peers, traffic.clone()),
-            store: Arc::new(S3Store::connect(store).await.unwrap()),
+            store: Arc::new(S3Store::connect(store).unwrap()),
             signing: self.signing.clone(),
             timestamps: None,
         };
