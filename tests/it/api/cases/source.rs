@@ -81,6 +81,28 @@ pub(super) fn source() -> Vec<ValidationCase> {
             ),
         ),
         rejected_case(
+            "keys of the bucket and a ServiceAccount",
+            vec![
+                Set("/destination/s3/credentialsSecretRef", json!({ "name": "bucket" })),
+                Set("/destination/s3/serviceAccountName", json!("audit-archive")),
+            ],
+            (
+                "spec.destination.s3.serviceAccountName",
+                "excludes credentialsSecretRef",
+            ),
+        ),
+        rejected_case(
+            "a ServiceAccount of another namespace",
+            vec![
+                Remove("/destination/s3/credentialsSecretRef"),
+                Set("/destination/s3/serviceAccountName", json!("other/audit-archive")),
+            ],
+            (
+                "spec.destination.s3.serviceAccountName",
+                "must be the name of a ServiceAccount",
+            ),
+        ),
+        rejected_case(
             "authorities of the service in a Secret and a ConfigMap",
             vec![
                 Set("/source/caSecretRef", json!({ "name": "ca" })),
