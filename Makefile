@@ -24,14 +24,16 @@ NEED_CONSUMERS := download::consumers::elasticsearch verify::duckdb::
 NEED_BROWSER := browser::
 NEED_RELEASE := release_files::
 NEED_DOCS := docs_site::every_link
+# Tests that `make test-oldest` repeats with the oldest supported Kubernetes.
+OLDEST := api:: operator:: day_two:: bed::selftest::the_
 NEED_MORE := $(NEED_HELM) $(NEED_PROMETHEUS) $(NEED_GITOPS) $(NEED_CONSUMERS) $(NEED_BROWSER) $(NEED_RELEASE) $(NEED_DOCS)
 
 # Features of dependencies that the tests enable, so that the program and the tests share one build of them.
 TEST_FEATURES := --features tokio/test-util,rustix/fs
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release release-chart docs quickstart demo demo-down bed bed-charts bed-gitops bed-node bed-prometheus bed-release browser consumers \
-	prerequisites test test-all test-helm test-prometheus test-gitops test-consumers test-browser test-release test-docs \
+.PHONY: help build image release release-chart docs quickstart demo demo-down bed bed-oldest bed-charts bed-gitops bed-node bed-prometheus bed-release browser consumers \
+	prerequisites test test-all test-oldest test-helm test-prometheus test-gitops test-consumers test-browser test-release test-docs \
 	e2e spec-changes split-brain faults mutations fuzz decompression-bombs soak bench \
 	chart-generated chart-check lint format generated check-generated deny advisories ci clean
 
@@ -63,6 +65,9 @@ demo-down: ## Remove the demo
 
 bed: ## Build the test bed (API server, controllers, etcd, kubectl, S3 gateway) into .bed/bin; cached
 	$(MAKE) -C tests/bed
+
+bed-oldest: ## Build API server and controllers of the oldest supported Kubernetes into .bed/kubernetes-oldest; cached
+	$(MAKE) -C tests/bed oldest
 
 bed-charts: ## Build the tools that install and check the chart (helm, helm-unittest, kubeconform, kube-score, helm-docs); cached
 	$(MAKE) -C tests/bed charts
@@ -119,6 +124,11 @@ test: bed ## Run the tests that need only the test bed, and list the others
 
 test-all: bed bed-charts bed-gitops bed-prometheus bed-release browser consumers docs ## Run all tests, those that need further tools too
 	$(CARGO) test --locked
+	$(MAKE) test-oldest
+
+test-oldest: bed bed-charts bed-oldest ## Run the tests of API, operator and chart with the oldest supported Kubernetes
+	EVENTEXPORT_BED_KUBERNETES=kubernetes-oldest \
+	  $(CARGO) test --locked --test it -- $(OLDEST) $(addprefix --skip ,$(NEED_PROMETHEUS))
 
 test-helm: bed bed-charts ## Run the tests that install the chart with Helm
 	$(CARGO) test --locked --test it -- $(NEED_HELM)

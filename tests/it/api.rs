@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use eventexport::{api, cli};
 use serde_json::{Value, json};
 
-use crate::bed::Cluster;
+use crate::bed::{Cluster, other_kubernetes};
 
 /// CRD manifest in Git; `eventexport crd` prints the same.
 const DEFINITION: &str = "crds/eventexports.yaml";
@@ -223,7 +223,10 @@ async fn the_api_server_and_rust_agree_on_every_manifest() {
         outcomes.len(),
         wrong.join("\n")
     );
-    assert_generated("docs/reference/validation.md", &table::document(&outcomes));
+    // The documentation quotes the newer server.
+    if other_kubernetes().is_none() {
+        assert_generated("docs/reference/validation.md", &table::document(&outcomes));
+    }
 }
 
 /// The first and the last day of each month are dates and the day after the last is not, both in the server's regular

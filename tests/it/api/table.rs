@@ -9,7 +9,7 @@ use eventexport::api::{self, FieldError};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::bed::Cluster;
+use crate::bed::{Cluster, other_kubernetes};
 
 /// Concurrent kubectl processes.
 const CONCURRENCY: usize = 4;
@@ -121,13 +121,32 @@ async fn validate(
     let output = cluster.kubectl(&args, Some(&document.to_string())).await;
     let server = match output.success() {
         Ok(stored) => Ok(serde_json::from_str::<Value>(&stored).unwrap()["spec"].clone()),
-        Err(error) => Err(error
-            .to_string()
-            .replace(&name, "audit")
-            .replace("kubectl: exit status: 1: ", "")),
+        Err(error) => Err(in_newer_words(
+            error
+                .to_string()
+                .replace(&name, "audit")
+                .replace("kubectl: exit status: 1: ", ""),
+        )),
     };
     let rust = rust.map(|export| serde_json::to_value(export.spec).unwrap());
     ValidationOutcome { case, server, rust }
+}
+
+/// Returns the message of an older server as a newer one writes it. Kubernetes 1.29 states the maximum length of a
+/// text in other words, and appends the field of the second failing rule of an object to that of the first.
+fn in_newer_words(message: String) -> String {
+    if other_kubernetes().is_none() {
+        return message;
+    }
+    let message = message.replace("spec.source.region.endpoint: ", "spec.source.endpoint: ");
+    let lines = message.lines().map(|line| {
+        let longest = line.split_once("Too long: may not be longer than ");
+        longest.map_or_else(
+            || line.to_owned(),
+            |(field, longest)| format!("{field}Too long: may not be more than {longest} bytes"),
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 impl ValidationOutcome {

@@ -7,8 +7,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::certificates::{Authority, CertifiedKey, TokenKey};
-use super::program;
 use super::watchdog::Program;
+use super::{kubernetes_program, program};
 
 /// Writes all files that the components need.
 pub(super) fn write_identities(folder: &Path, authority: &Authority, port: u16) -> Result<()> {
@@ -90,7 +90,7 @@ pub(super) fn api_server(folder: &Path, etcd_port: u16, port: u16) -> Result<Pro
     let file = |name: &str| folder.join(name).display().to_string();
     Ok(Program {
         name: "kube-apiserver",
-        path: program("kube-apiserver")?,
+        path: kubernetes_program("kube-apiserver")?,
         args: vec![
             format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
             "--bind-address=127.0.0.1".into(),
@@ -126,7 +126,7 @@ pub(super) fn controller_manager(folder: &Path) -> Result<Program> {
     let file = |name: &str| folder.join(name).display().to_string();
     Ok(Program {
         name: "kube-controller-manager",
-        path: program("kube-controller-manager")?,
+        path: kubernetes_program("kube-controller-manager")?,
         args: vec![
             format!("--kubeconfig={}", file("admin.kubeconfig")),
             // It serves nothing here, and one port less is one race less.

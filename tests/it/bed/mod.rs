@@ -47,6 +47,22 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Variable that names the Go module of the control plane: a folder of `tests/bed`, for example `kubernetes-oldest`.
+const KUBERNETES: &str = "EVENTEXPORT_BED_KUBERNETES";
+
+/// Returns the module of [`KUBERNETES`]; `None`: the usual one, whose messages the documentation quotes.
+pub(crate) fn other_kubernetes() -> Option<String> {
+    std::env::var(KUBERNETES).ok().filter(|name| !name.is_empty())
+}
+
+/// Returns the path of kube-apiserver or kube-controller-manager, of the module that [`KUBERNETES`] names.
+fn kubernetes_program(name: &str) -> Result<PathBuf> {
+    match other_kubernetes() {
+        None => program(name),
+        Some(module) => program(&format!("../{module}/{name}")).with_context(|| KUBERNETES),
+    }
+}
+
 /// Returns `N` different free ports of 127.0.0.1. Another process may take one before its server does, so callers
 /// retry on [`PORT_TAKEN`].
 fn free_ports<const N: usize>() -> Result<[u16; N]> {

@@ -195,6 +195,66 @@ async fn a_stopped_gateway_refuses_connections_and_resumes_with_its_objects() ->
     Ok(())
 }
 
+/// Returns the version of Kubernetes that a module of the test bed requires, for example `v1.29.15`.
+fn kubernetes_version(module: &str) -> Result<String> {
+    let path = format!("{}/tests/bed/{module}/go.mod", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let mut requirements = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
+    let required = requirements
+        .next()
+        .with_context(|| format!("{path} does not require k8s.io/kubernetes"))?;
+    let version = required.split_whitespace().next().unwrap_or_default();
+    Ok(format!("v{version}"))
+}
+
+#[tokio::test]
+async fn the_api_server_has_the_version_of_its_module() -> Result<()> {
+    let module = super::other_kubernetes().unwrap_or_else(|| "kubernetes".to_owned());
+    let path = super::kubernetes_program("kube-apiserver")?;
+    if path.is_symlink() {
+        eprintln!("not compared: {} is from KUBEBUILDER_ASSETS", path.display());
+        return Ok(());
+    }
+    let version = Cluster::shared()
+        .await
+        .get("/version")
+        .await?
+        .context("no version")?;
+    ensure!(
+        version["gitVersion"] == kubernetes_version(&module)?,
+        "{module}: {version}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_oldest_kubernetes_is_the_one_that_chart_and_docs_require() -> Result<()> {
+    let version = kubernetes_version("kubernetes-oldest")?;
+    let minor = version
+        .trim_start_matches('v')
+        .rsplit_once('.')
+        .context(version.clone())?
+        .0
+        .to_owned();
+    for (file, expected) in [
+        (
+            "charts/eventexport/Chart.yaml",
+            format!("kubeVersion: \">={minor}.0-0\""),
+        ),
+        ("docs/install.md", format!("Kubernetes {minor} or newer")),
+        ("docs/operations.md", format!("| Kubernetes | {minor} or newer |")),
+    ] {
+        let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR")))?;
+        ensure!(
+            text.contains(&expected),
+            "{file} does not contain {expected:?}, which is tested"
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_cluster_garbage_collects_dependents() -> Result<()> {
     let cluster = Cluster::shared().await;
@@ -331,7 +391,8 @@ fn each_prefix_in_the_makefile_names_a_test() -> Result<()> {
     let makefile = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Makefile"))?;
     let prefixes: Vec<&str> = makefile
         .lines()
-        .filter_map(|line| line.strip_prefix("NEED_")?.split_once(" := "))
+        .filter(|line| line.starts_with("NEED_") || line.starts_with("OLDEST"))
+        .filter_map(|line| line.split_once(" := "))
         .flat_map(|(_, names)| names.split(' '))
         .filter(|name| !name.starts_with('$'))
         .collect();
