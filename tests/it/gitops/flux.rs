@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 use super::{file, program};
 use crate::bed::{Cluster, Flux, Gateway};
-use crate::operator::{apply, eventually, get, kubectl, pod, wait_conditions};
+use crate::operator::{apply, condition, eventually, get, kubectl, pod, wait_conditions};
 use crate::testkit::environment::june;
 use crate::testkit::manifest::{self, bucket_keys, tracker_keys};
 use crate::testkit::process::Process;
@@ -58,15 +58,11 @@ impl FluxFixture {
         })
     }
 
-    /// Applies examples/flux/ with our artifacts instead of registry and repository.
-    async fn apply_example(&self, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
-        let text = std::fs::read_to_string(file("examples/flux").join(name))?;
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
-        for mut document in documents {
-            if document["kind"] == "OCIRepository" {
-                continue;
-            }
-            change(&mut document);
+    /// Applies the Kustomizations of the example, with our artifacts instead of a repository.
+    async fn apply_kustomizations(&self) -> Result<()> {
+        for mut document in example("exports.yaml")? {
+            document["spec"]["sourceRef"]["kind"] = json!("ExternalArtifact");
+            document["spec"]["retryInterval"] = json!("2s");
             apply(&self.cluster, &document).await?;
         }
         Ok(())
@@ -85,6 +81,8 @@ impl FluxFixture {
         for (name, value) in files.iter().chain([&("team.yaml", team)]) {
             std::fs::write(folder.join("audit/exports").join(name), value.to_string())?;
         }
+        std::fs::create_dir_all(folder.join("audit/operator"))?;
+        std::fs::write(folder.join("audit/operator/operator.yaml"), operator_folder()?)?;
         let archive = self.folder.path().join(format!("{revision}.tar.gz"));
         run("tar", &["-czf", text(&archive)?, "-C", text(&folder)?, "audit"]).await?;
         let revision = format!("main@sha1:{revision}");
@@ -152,6 +150,27 @@ impl FluxFixture {
     }
 }
 
+fn example(name: &str) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(file("examples/flux").join(name))?;
+    Ok(serde_saphyr::from_multiple(&text)?)
+}
+
+/// Returns operator.yaml of the examples, with our artifact instead of a registry.
+fn operator_folder() -> Result<String> {
+    let mut items = example("operator.yaml")?;
+    items.retain(|document| document["kind"] != "OCIRepository");
+    for document in &mut items {
+        if document["kind"] == "HelmRelease" {
+            document["spec"]["chartRef"]["kind"] = json!("ExternalArtifact");
+            // No node runs Pods, and all peers are on this machine.
+            document["spec"]["values"]["replicaCount"] = json!(0);
+            document["spec"]["values"]["allowHosts"] = json!(["127.0.0.1"]);
+            document["spec"]["values"]["limits"] = json!({ "sessionQuiet": "1s" });
+        }
+    }
+    Ok(json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())
+}
+
 #[tokio::test]
 async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     let fleet = FluxFixture::start().await?;
@@ -171,32 +190,17 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .flux
         .publish(cluster, SYSTEM, "eventexport", "0.1.0", &archive)
         .await?;
-    fleet
-        .apply_example("operator.yaml", |document| {
-            if document["kind"] == "HelmRelease" {
-                document["spec"]["chartRef"]["kind"] = json!("ExternalArtifact");
-                // No node runs Pods, and all peers are on this machine.
-                document["spec"]["values"]["replicaCount"] = json!(0);
-                document["spec"]["values"]["allowHosts"] = json!(["127.0.0.1"]);
-                document["spec"]["values"]["limits"] = json!({ "sessionQuiet": "1s" });
-            }
-        })
-        .await?;
+
+    // Both Kustomizations of the example at once. The exports wait for the operator's, because the CRD is in its chart.
+    // Then the export stalls because the tracker's Secret is missing.
+    kubectl(cluster, &["create", "namespace", TENANT]).await?;
+    fleet.secret("bucket", &bucket_keys(fleet.gateway)).await?;
+    fleet.commit("1", &[("june.yaml", fleet.export())]).await?;
+    fleet.apply_kustomizations().await?;
     fleet
         .wait_ready("helmrelease", SYSTEM, "eventexport", "True", &[])
         .await?;
     let _operator = fleet.operator().await?;
-
-    // The export, by the Kustomization of the example. It stalls because the tracker's Secret is missing.
-    kubectl(cluster, &["create", "namespace", TENANT]).await?;
-    fleet.secret("bucket", &bucket_keys(fleet.gateway)).await?;
-    fleet.commit("1", &[("june.yaml", fleet.export())]).await?;
-    fleet
-        .apply_example("exports.yaml", |document| {
-            document["spec"]["sourceRef"]["kind"] = json!("ExternalArtifact");
-            document["spec"]["retryInterval"] = json!("2s");
-        })
-        .await?;
     let stalled = ["stalled resources", "EventExport/audit/june status: 'Failed'"];
     let kustomization = |ready: &'static str, words: &'static [&'static str]| {
         fleet.wait_ready("kustomization", TENANT, "audit-exports", ready, words)
@@ -233,9 +237,35 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     kustomization("True", &["main@sha1:2"]).await?;
     wait_conditions(cluster, TENANT, "june", states).await?;
 
-    // Removed from Git, it is deleted without a leftover session; the data stay.
-    fleet.commit("3", &[]).await?;
+    // A suspended export does not fail the wait, unlike in kstatus.
+    let mut suspended = widened.clone();
+    suspended["spec"]["suspend"] = json!(true);
+    fleet.commit("3", &[("june.yaml", suspended)]).await?;
     kustomization("True", &["main@sha1:3"]).await?;
+    let ready = condition(
+        &get(cluster, TENANT, "june").await?.context("it is gone")?,
+        "Ready",
+    );
+    ensure!(ready == "False/Suspended", "{ready}");
+
+    // An immutable field stays as it is, with a message, unless the manifest says that the export may be recreated.
+    let before = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    let mut moved = widened.clone();
+    moved["spec"]["destination"]["s3"]["prefix"] = json!("moved");
+    fleet.commit("4", &[("june.yaml", moved.clone())]).await?;
+    kustomization("False", &["EventExport/audit/june", "another prefix"]).await?;
+    let after = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    ensure!(before["spec"] == after["spec"], "{}", after["spec"]);
+    moved["metadata"]["annotations"] = json!({ "kustomize.toolkit.fluxcd.io/force": "enabled" });
+    fleet.commit("5", &[("june.yaml", moved)]).await?;
+    kustomization("True", &["main@sha1:5"]).await?;
+    let recreated = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    ensure!(recreated["metadata"]["uid"] != before["metadata"]["uid"]);
+    wait_conditions(cluster, TENANT, "june", states).await?;
+
+    // Removed from Git, it is deleted without a leftover session; the data stay.
+    fleet.commit("6", &[]).await?;
+    kustomization("True", &["main@sha1:6"]).await?;
     eventually("the export is pruned", async || {
         Ok(get(cluster, TENANT, "june").await?.is_none())
     })
@@ -250,8 +280,8 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     ensure!(stored.is_dir(), "{} is gone", stored.display());
 
     // Uninstalling the release removes the operator, but no EventExport.
-    fleet.commit("4", &[("june.yaml", widened)]).await?;
-    kustomization("True", &["main@sha1:4"]).await?;
+    fleet.commit("7", &[("june.yaml", widened)]).await?;
+    kustomization("True", &["main@sha1:7"]).await?;
     kubectl(
         cluster,
         &[
