@@ -316,16 +316,16 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::api::{EventExportStatus, condition};
+    use crate::api::{EventExportStatus, LastError, condition};
 
     #[test]
-    fn unfinished_exports_start_first() {
+    fn exports_start_in_groups_by_their_status() {
         let spec = serde_json::json!({
             "space": "s", "dateRange": {"start": "2018-06-01"},
             "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}},
             "destination": {"s3": {"bucket": "audit"}},
         });
-        let with = |kind, is, reason, observed_generation| {
+        let object = |kind, is, reason, observed_generation| {
             let mut object = EventExport::new("x", serde_json::from_value(spec.clone()).unwrap());
             object.metadata.generation = Some(2);
             object.status = Some(EventExportStatus {
@@ -333,11 +333,22 @@ mod tests {
                 observed_generation,
                 ..EventExportStatus::default()
             });
-            start_priority(&object)
+            object
         };
+        let with = |kind, is, reason, generation| start_priority(&object(kind, is, reason, generation));
         let (complete, ready) = (ConditionType::Complete, ConditionType::Ready);
         assert_eq!(with(complete, true, Reason::Complete, 2), StartPriority::Complete);
         assert_eq!(with(ready, true, Reason::CaughtUp, 2), StartPriority::CaughtUp);
+        // Its last run had an error.
+        let mut failing = object(complete, true, Reason::Complete, 2);
+        failing.status.as_mut().unwrap().last_error = Some(LastError {
+            reason: Reason::SourceUnreachable.as_str().to_owned(),
+            message: "no reply".to_owned(),
+            window: None,
+        });
+        assert_eq!(start_priority(&failing), StartPriority::Failing);
+        failing.metadata.generation = Some(3);
+        assert_eq!(start_priority(&failing), StartPriority::Unfinished);
         // It fails, exports, or has a newer generation.
         for unfinished in [
             with(ready, false, Reason::CaughtUp, 2),
