@@ -337,11 +337,8 @@ impl SpecErrors {
         if let Some(name) = service_account_name {
             let path = at("serviceAccountName");
             self.require(&path, rules::SERVICE_ACCOUNT_NAME, syntax::is_subdomain(name));
-            self.require(
-                &path,
-                rules::ONE_BUCKET_IDENTITY,
-                credentials_secret_ref.is_none(),
-            );
+            let alone = credentials_secret_ref.is_none();
+            self.require("spec.destination.s3", rules::ONE_BUCKET_IDENTITY, alone);
         }
         self.ca(
             "spec.destination.s3",

@@ -83,7 +83,10 @@ pub(super) fn source() -> Vec<ValidationCase> {
         rejected_case(
             "keys of the bucket and a ServiceAccount",
             vec![
-                Set("/destination/s3/credentialsSecretRef", json!({ "name": "bucket" })),
+                Set(
+                    "/destination/s3/credentialsSecretRef",
+                    json!({ "name": "bucket" }),
+                ),
                 Set("/destination/s3/serviceAccountName", json!("audit-archive")),
             ],
             (
