@@ -327,13 +327,6 @@ pub(super) fn fields() -> Vec<ChangeCase> {
         ),
         field(
             "spec.destination.s3.serviceAccountName",
-            "beside a Secret",
-            no_patch,
-            |_| json!({ "destination": { "s3": { "serviceAccountName": "archive" } } }),
-            Rejected("spec.destination.s3.serviceAccountName"),
-        ),
-        field(
-            "spec.destination.s3.serviceAccountName",
             "a missing one",
             no_patch,
             |_| json!({ "destination": { "s3": { "serviceAccountName": "none", "credentialsSecretRef": null } } }),
