@@ -148,12 +148,10 @@ pub(super) fn check_history(versions: &[Value], tampered: bool) -> Result<()> {
             observed(new) <= after["metadata"]["generation"].as_i64(),
             "{after:#}"
         );
-        // No manual action is needed for sessions, because all of them are ours.
-        ensure!(
-            !new.to_string()
-                .contains("OrphanSessionSuspected\",\"status\":\"True"),
-            "{new:#}"
-        );
+        // No manual action is needed for sessions, because all of them are ours. A new resource may wait for the session of
+        // an earlier one of its name.
+        let stalled = crate::operator::condition(after, "Stalled");
+        ensure!(stalled != "True/OrphanSessionSuspected", "{new:#}");
         for condition in new["conditions"].as_array().into_iter().flatten() {
             ensure!(
                 condition["observedGeneration"] == new["observedGeneration"],
