@@ -144,7 +144,7 @@ async fn prepare_run(
             TaskOutcome::Blocked(failure)
         })?;
     // The watch may lag behind: the resource is read again, so that no export starts for a deleted one. Only an unfinished
-    // export needs one in any case; others get the finalizer when they want to.
+    // export gets its finalizer here: others rarely open a session, and get it when they want to.
     let (api, opens_sessions) = (
         context.api(object),
         start_priority(object) == StartPriority::Unfinished,

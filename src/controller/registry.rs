@@ -123,7 +123,8 @@ impl ExportRegistry {
         self.lock().by_uid.get_mut(uid).map(|entry| f(entry))
     }
 
-    /// Registers the Secrets and ConfigMaps that a resource uses, by id. Call it before reading them, so that no change is missed.
+    /// Registers the Secrets and ConfigMaps that a resource uses, by id. Call it before reading them, so that no change is
+    /// missed.
     pub(super) fn register_secrets(&self, uid: &str, namespace: &str, names: &HashSet<&str>) {
         let mut entries = self.lock();
         let RegistryState {
@@ -148,7 +149,8 @@ impl ExportRegistry {
         }
     }
 
-    /// Records the version of a Secret or ConfigMap from the watch. `None`: deleted. Returns the resources that use another version.
+    /// Records the version of a Secret or ConfigMap from the watch. `None`: deleted. Returns the resources that use another
+    /// version.
     pub(super) fn observe_secret(
         &self,
         namespace: &str,

@@ -1,4 +1,5 @@
-//! Triggers a reconcile of exports when a Secret or ConfigMap that they use changes. Watches only metadata, and stores none of it.
+//! Triggers a reconcile of exports when a Secret or ConfigMap that they use changes. Watches only metadata, and stores none
+//! of it.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -82,7 +83,6 @@ async fn watch_namespace<K>(
     };
     let id = |object: &PartialObjectMeta<K>| kind.id(object.metadata.name.as_deref().unwrap_or_default());
     let space = |object: &PartialObjectMeta<K>| object.metadata.namespace.clone().unwrap_or_default();
-    let version = |object: &PartialObjectMeta<K>| object.metadata.resource_version.clone();
     let mut events = watch_stream(api, config, times).default_backoff().boxed();
     // Objects in use that the current list has not contained yet.
     let mut unseen = HashSet::new();
@@ -92,29 +92,15 @@ async fn watch_namespace<K>(
                 unseen = registry.used_secrets();
                 unseen.retain(watched);
             }
-            Ok(Event::InitApply(object)) => {
-                unseen.remove(&(space(&object), id(&object)));
-                notify(
-                    registry,
-                    &space(&object),
-                    &id(&object),
-                    version(&object).as_deref(),
-                )
-                .await;
+            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                let (space, id) = (space(&object), id(&object));
+                notify(registry, &space, &id, object.metadata.resource_version.as_deref()).await;
+                unseen.remove(&(space, id));
             }
             Ok(Event::InitDone) => {
                 for (namespace, id) in std::mem::take(&mut unseen) {
                     notify(registry, &namespace, &id, None).await;
                 }
-            }
-            Ok(Event::Apply(object)) => {
-                notify(
-                    registry,
-                    &space(&object),
-                    &id(&object),
-                    version(&object).as_deref(),
-                )
-                .await;
             }
             Ok(Event::Delete(object)) => notify(registry, &space(&object), &id(&object), None).await,
             Err(error) => {

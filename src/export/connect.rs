@@ -75,28 +75,6 @@ pub enum PodIdentity {
     TermMissing(String),
 }
 
-/// Names of the Secrets that a spec refers to, each once.
-pub fn secret_names(spec: &EventExportSpec) -> Vec<String> {
-    let s3 = &spec.destination.s3;
-    let mut names = vec![spec.source.credentials_secret_ref.name.clone()];
-    names.extend(s3.credentials_secret_ref.iter().map(|secret| secret.name.clone()));
-    names.extend(
-        spec.source
-            .ca_secret_ref
-            .iter()
-            .chain(&s3.ca_secret_ref)
-            .map(|secret| secret.name.clone()),
-    );
-    let signing = spec
-        .manifest
-        .as_ref()
-        .and_then(|manifest| manifest.signing_key_secret_ref.as_ref());
-    names.extend(signing.map(|secret| secret.name.clone()));
-    names.sort();
-    names.dedup();
-    names
-}
-
 /// Validates a spec and adds the context of the process.
 pub fn export_spec(spec: &EventExportSpec, process_context: &ProcessContext) -> Result<ExportSpec, Failure> {
     let checked = checked(spec)?;

@@ -70,7 +70,7 @@ struct Peers<'a> {
 }
 
 impl Peers<'_> {
-    /// Returns an export of yesterday's day but two, of a space of its own.
+    /// Returns an export of a single day, of a space of its own.
     fn manifest(&self, name: &str, space: usize, defect: Option<Defect>) -> Value {
         let (mut source, mut store) = (self.fixture.service.url.clone(), self.fixture.gateway.endpoint());
         match defect {
