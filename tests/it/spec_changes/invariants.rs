@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use eventexport::archive::layout::{ArchiveRoot, Key};
 use eventexport::simulator::Simulator;
 use jiff::civil::Date;
@@ -208,7 +208,10 @@ pub(super) async fn operator_load(operator: &OperatorProcess) -> Result<Operator
     })
 }
 
-/// Checks for a while that there is no write, reconcile or request.
+/// Intervals within which there must be one without a write, reconcile or request.
+const MAX_INTERVALS: usize = 8;
+
+/// Checks that it comes to rest: that there is an interval without a write, reconcile or request.
 pub(super) async fn ensure_quiet(
     fixture: &ChangeFixture,
     operator: &OperatorProcess,
@@ -229,15 +232,16 @@ pub(super) async fn ensure_quiet(
         ))
     };
     let mut before = load().await?;
-    // A scheduled verification may have its turn once.
-    for last in [false, true] {
+    // Verifications are scheduled, and a time stamp whose authority is down is tried again after growing pauses.
+    let mut changes = Vec::new();
+    for _ in 0..MAX_INTERVALS {
         super::runner::settle_delay().await;
         let after = load().await?;
         if before == after {
-            break;
+            return Ok(());
         }
-        ensure!(!last, "not at rest: {before:?} became {after:?}");
+        changes.push(format!("{before:?} became {after:?}"));
         before = after;
     }
-    Ok(())
+    bail!("not at rest: {changes:#?}")
 }

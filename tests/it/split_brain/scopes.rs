@@ -90,10 +90,11 @@ async fn an_export_that_two_installations_select_is_served_by_the_older_one() ->
     let requests = requests_since(&fixture, second.id, begun);
     ensure!(requests.is_empty(), "both export: {requests:#?}");
     let selector = "regarding.name=june,reason=OperatorConflict";
-    ensure!(
-        !events(cluster, &namespace, selector).await?.is_empty(),
-        "no Event"
-    );
+    // The serving one writes the condition, and the other one the Event.
+    eventually("an Event says so", async || {
+        Ok(!events(cluster, &namespace, selector).await?.is_empty())
+    })
+    .await?;
 
     kill(first).await?;
     fixture.wait_complete(cluster, &june).await?;
