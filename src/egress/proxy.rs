@@ -19,23 +19,48 @@ const VARIABLES: [&str; 6] = [
 /// Variables that exempt hosts.
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// A variable that names no proxy. Its value may hold a password, and is not shown.
+/// A variable that the HTTP clients would ignore. The value of a proxy may hold a password, and is not shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not the URL of a proxy: write it as http://proxy.example:3128, or unset it")]
-pub(crate) struct InvalidProxy(pub(crate) &'static str);
+pub(crate) enum InvalidProxy {
+    /// It names no proxy.
+    #[error("{0} is not the URL of a proxy: write it as http://proxy.example:3128, or unset it")]
+    Url(&'static str),
+    /// It separates hosts by blanks alone.
+    #[error("{0} separates hosts by blanks: separate them by commas, as in 10.0.0.0/8,.example.com")]
+    Blanks(&'static str),
+}
 
-/// Checks the variables. The HTTP clients ignore one that they cannot parse, and connect directly.
+/// Checks the variables. The HTTP clients ignore one that they cannot parse, and connect directly, or through the proxy.
 pub(crate) fn check_env() -> Result<(), InvalidProxy> {
     let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let mut set = VARIABLES.into_iter().filter(set);
-    let invalid = set.find(|name| !std::env::var(name).is_ok_and(|value| is_valid(&value)));
-    invalid.map_or(Ok(()), |name| Err(InvalidProxy(name)))
+    let set: Vec<_> = VARIABLES.into_iter().filter(set).collect();
+    let valid = |name: &str| std::env::var(name).is_ok_and(|value| is_valid(&value));
+    if let Some(invalid) = set.iter().find(|name| !valid(name)) {
+        return Err(InvalidProxy::Url(invalid));
+    }
+    match no_proxy() {
+        Some((name, value)) if !set.is_empty() && has_blanks(&value) => Err(InvalidProxy::Blanks(name)),
+        _ => Ok(()),
+    }
 }
 
 /// Returns true if `NO_PROXY` exempts every host, as for curl. The HTTP clients apply `*` to names, and not to addresses.
 pub(crate) fn all_exempt() -> bool {
-    let value = NO_PROXY.iter().find_map(|name| std::env::var(name).ok());
-    value.is_some_and(|value| exempts_all(&value))
+    no_proxy().is_some_and(|(_, value)| exempts_all(&value))
+}
+
+/// Returns the variable that the clients read, and its value.
+fn no_proxy() -> Option<(&'static str, String)> {
+    NO_PROXY
+        .into_iter()
+        .find_map(|name| Some((name, std::env::var(name).ok()?)))
+}
+
+/// Returns true if an entry is several hosts with blanks between them, which curl accepts and the clients take as one.
+fn has_blanks(no_proxy: &str) -> bool {
+    no_proxy
+        .split(',')
+        .any(|entry| entry.split_whitespace().nth(1).is_some())
 }
 
 fn exempts_all(no_proxy: &str) -> bool {
@@ -113,7 +138,7 @@ mod tests {
         ] {
             assert_eq!(is_valid(value), valid, "{value}");
         }
-        let shown = InvalidProxy("HTTPS_PROXY").to_string();
+        let shown = InvalidProxy::Url("HTTPS_PROXY").to_string();
         assert!(
             shown.starts_with("HTTPS_PROXY is not the URL of a proxy"),
             "{shown}"
@@ -142,6 +167,18 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(exempts_all(no_proxy), all, "{no_proxy}");
+        }
+    }
+
+    #[test]
+    fn blanks_may_surround_hosts_and_not_separate_them() {
+        for (no_proxy, blanks) in [
+            ("a.example b.example", true),
+            ("a.example,b.example c.example", true),
+            (" a.example , b.example ", false),
+            ("", false),
+        ] {
+            assert_eq!(has_blanks(no_proxy), blanks, "{no_proxy}");
         }
     }
 

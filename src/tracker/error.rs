@@ -238,7 +238,7 @@ impl TrackerError {
             Self::Ca(_) => (Setting::SourceCa, "correct {}"),
             Self::Config { setting, .. } => (*setting, "correct {}"),
             Self::NoToken(cause) => match &**cause {
-                Self::NotFound { .. } => (Setting::UaaEndpoint, "check {}"),
+                Self::NotFound { .. } | Self::Refused { .. } => (Setting::UaaEndpoint, "check {}"),
                 Self::Redirected { .. } => (
                     Setting::UaaEndpoint,
                     "if the UAA is at that host, set {} to its URL",

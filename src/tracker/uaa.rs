@@ -368,7 +368,8 @@ impl Account {
             },
             429 => TrackerError::Throttled { host, message, after },
             404 => TrackerError::NotFound { host, what, message },
-            400..=499 if request.method == Method::POST => TrackerError::CredentialsRefused {
+            // Others are refusals of the request: 403 of a gateway, 415, 422.
+            400 | 401 if request.method == Method::POST => TrackerError::CredentialsRefused {
                 host,
                 key: self.credentials.key(),
                 message,

@@ -309,6 +309,20 @@ async fn an_error_of_the_uaa_names_the_setting_of_the_uaa() {
 }
 
 #[tokio::test]
+async fn only_400_and_401_of_the_uaa_blame_the_credentials() {
+    for (status, blamed) in [(400, true), (401, true), (403, false), (415, false), (422, false)] {
+        let server = ScriptedServer::bare(move |_| ScriptedReply::new(status, "not for this address")).await;
+        let error = tracker(&server).get_session(SPACE, "id").await.unwrap_err();
+        let refused = format!("{error:?}").contains("CredentialsRefused");
+        assert_eq!(refused, blamed, "{status}: {error:?}");
+        let text = error.describe(&crate::api::SettingNames::default());
+        assert!(text.contains("not for this address"), "{status}: {text}");
+        let setting = ["spec.source.uaaEndpoint", "credentialsSecretRef"][usize::from(blamed)];
+        assert!(text.contains(setting), "{status}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn no_secret_is_in_any_error_or_debug() {
     let server = ScriptedServer::new(|request, _| {
         ScriptedReply::new(
