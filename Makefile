@@ -19,7 +19,7 @@ FUZZ := .bed/tools/bin/cargo-fuzz
 # them; `make test-NEED` runs those of one need, `make test-all` all tests. A test checks that each prefix names a test.
 NEED_HELM := operator::chart:: operator::manifests::every_install_method operator::rbac::a_namespace_admin
 NEED_PROMETHEUS := operator::monitoring::each_alert_fires operator::monitoring::a_real_prometheus
-NEED_GITOPS := gitops::
+NEED_GITOPS := gitops::drift::a gitops::flux:: gitops::phases:: gitops::reasons::
 NEED_CONSUMERS := download::consumers::elasticsearch verify::duckdb::
 NEED_BROWSER := browser::
 NEED_RELEASE := release_files::
