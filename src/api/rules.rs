@@ -190,7 +190,7 @@ rule!(
 rule!(
     /// Dates of equal length compare as texts.
     RANGE_ORDER at ".end": "!has(self.end) || self.start <= self.end",
-    "is before dateRange.start: swap the two, or omit end for a continuous export"
+    "is before the first day: swap the two, or omit it for a continuous export"
 );
 rule!(
     /// Exactly one is required.

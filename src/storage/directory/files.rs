@@ -105,7 +105,7 @@ impl ObjectFiles {
             .into();
         files.identity = StoreIdentity::directory(&files.root).into();
         if !files.root.is_dir() {
-            return Err(files.invalid_key("", "it is a file, not a directory"));
+            return Err(files.io_error("", "opening the directory", &ErrorKind::NotADirectory.into()));
         }
         Ok(files)
     }

@@ -182,8 +182,13 @@ fn a_file_instead_of_the_directory_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, b"x").unwrap();
-    for path in [file.clone(), file.join("below")] {
-        let refused = DirectoryStore::open(&path).unwrap_err();
+    let below = file.join("below");
+    for (path, refused) in [
+        (&file, DirectoryStore::open(&file)),
+        (&below, DirectoryStore::open(&below)),
+        (&file, DirectoryStore::open_read_only(&file)),
+    ] {
+        let refused = refused.unwrap_err();
         assert!(
             matches!(refused, StoreError::InvalidSettings { .. }),
             "{refused:?}"

@@ -11,7 +11,7 @@ pub(super) fn dates() -> Vec<ValidationCase> {
             "an inverted range",
             "/dateRange/end",
             "2018-05-31",
-            ("spec.dateRange.end", "is before dateRange.start"),
+            ("spec.dateRange.end", "is before the first day"),
         ),
         start("30 February", "2018-02-30"),
         start("a thirteenth month", "2018-13-01"),
