@@ -15,6 +15,11 @@ use crate::shares::semaphore::{FairPermit, FairSemaphore};
 /// sessions may be its own, left by a crash, and about to be deleted.
 const CRASH_GRACE: Duration = Duration::from_secs(15);
 
+/// Part of the sessions of this process in a space that only exports without one may take: a fourteenth, rounded down, so 2
+/// of 28. Half of it, rounded down, is for namespaces without one. A window may take hours: who comes later must not wait for
+/// its end.
+const NEWCOMER_PART: u64 = 14;
+
 /// Budgets of all spaces that this process exports from, by endpoint and space id.
 #[derive(Clone, Debug)]
 pub struct SessionBudgets {
@@ -90,11 +95,12 @@ impl SessionBudgets {
         let mut spaces = lock(&self.by_space);
         spaces.retain(|_, space| Arc::strong_count(&space.held) > 1);
         let key = (endpoint.to_owned(), space.to_owned());
+        let slots = self.own_limit as u64;
         spaces
             .entry(key)
             .or_insert_with(|| SessionBudget {
                 own_limit: self.own_limit,
-                slots: FairSemaphore::new(DepthLimits::flat(self.own_limit as u64)),
+                slots: FairSemaphore::new(DepthLimits::within(slots, slots / NEWCOMER_PART)),
                 opening: FairSemaphore::new(DepthLimits::flat(1)),
                 held: Arc::default(),
                 listed: Arc::default(),

@@ -72,6 +72,13 @@ impl DepthLimits {
         Self(vec![above(3), above(2), above(1), units])
     }
 
+    /// Returns limits for a tenant of three levels that keep `reserve` of `units` for exports that hold none, and half of
+    /// those, rounded down, for namespaces that hold none.
+    pub fn within(units: u64, reserve: u64) -> Self {
+        let rest = |kept: u64| units.saturating_sub(kept);
+        Self(vec![units, units, rest(reserve / 2), rest(reserve)])
+    }
+
     fn at(&self, depth: usize) -> u64 {
         let limit = self.0.get(depth).or(self.0.last());
         limit.copied().unwrap_or(0)
@@ -379,6 +386,26 @@ mod tests {
         assert!(queue.is_owed_by(&tenant("a/s/x")) && !queue.is_owed_by(&tenant("c/s/x")));
         queue.release(&tenant("a/s/x"), 1);
         assert_eq!(granted(&mut queue), ["c/s/x:0"]);
+    }
+
+    #[test]
+    fn a_reserve_within_the_units_is_for_exports_then_for_namespaces() {
+        // Units, reserve; grants of the first export, of another one of its namespace, of another namespace.
+        for (units, reserve, expected) in [
+            (28, 2, [26, 1, 1]),
+            (14, 1, [13, 1, 0]),
+            (13, 0, [13, 0, 0]),
+            (1, 0, [1, 0, 0]),
+        ] {
+            let mut queue = FairQueue::new(DepthLimits::within(units, reserve));
+            let grants = ["a/s/x", "a/s/y", "b/s/x"].map(|who| {
+                for _ in 0..30 {
+                    queue.request(&tenant(who), 0, 1);
+                }
+                granted(&mut queue).len()
+            });
+            assert_eq!(grants, expected, "{units} units");
+        }
     }
 
     #[test]

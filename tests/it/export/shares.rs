@@ -60,26 +60,43 @@ async fn completes(run: JoinHandle<Arc<Snapshot>>, seconds: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parallelism_30_opens_28_sessions_with_the_default_memory() {
+async fn an_export_with_parallelism_30_leaves_sessions_of_its_space_to_newcomers() {
     let mut settings = settings();
     settings.today = Some(date(2018, 7, 2));
     let mut fixture = EngineFixture::start(settings, date(2018, 6, 1), date(2018, 6, 30)).await;
     fixture.export.parallelism = 30;
-    let (store, stop) = (store(&fixture), CancellationToken::new());
+    let (store, engine, stop) = (store(&fixture), fixture.engine(), CancellationToken::new());
+    // None of its windows ends.
     store.stall(Some("put date="));
     let peers = fixture.peers(Arc::clone(&store) as Arc<dyn Store>);
-    let run = spawn(&fixture.engine(), fixture.export.clone(), peers, &stop);
+    let first = spawn(&engine, export(&fixture, "a/first", SPACE), peers, &stop);
     let opened = timeout(Duration::from_secs(10), async {
-        while fixture.simulator.open_sessions().len() < 28 {
+        while fixture.simulator.open_sessions().len() < 26 {
             sleep(Duration::from_millis(20)).await;
         }
     });
     let opened = opened.await;
     assert!(opened.is_ok(), "{}", fixture.simulator.open_sessions().len());
+    // It would open more at once.
+    sleep(Duration::from_secs(1)).await;
+    // Another export of its namespace, and one of another namespace.
+    let newcomers = ["a/second", "b/third"].map(|name| {
+        let newcomer = ExportSpec {
+            parallelism: 4,
+            end: Some(date(2018, 6, 3)),
+            ..export(&fixture, name, SPACE)
+        };
+        spawn(&engine, newcomer, fixture.peers(fixture.store()), &stop)
+    });
+    for newcomer in newcomers {
+        completes(newcomer, 10).await;
+    }
+    assert_eq!(fixture.simulator.open_sessions().len(), 26);
     store.stall(None);
-    completes(run, 60).await;
+    completes(first, 60).await;
     let ledger = fixture.simulator.ledger();
-    assert_eq!((ledger.max_open, ledger.opened, ledger.open_now), (28, 30, 0));
+    assert_eq!((ledger.opened, ledger.open_now), (36, 0));
+    assert!(ledger.max_open <= 28, "{}", ledger.max_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
