@@ -177,11 +177,14 @@ async fn prepare_run(
     })
 }
 
-/// Returns a name of the peers of an export. Those whose peers do not answer must not delay the others of a namespace.
+/// Returns a name of the peers of an export: all that it may wait for before it wants a session. Exports whose peers do not
+/// answer must not delay the others of a namespace. Not the bucket: hundreds of them at one store that does not answer would
+/// be hundreds of peers.
 fn peers_of(object: &EventExport) -> String {
     let (source, s3) = (&object.spec.source, &object.spec.destination.s3);
-    let (service, store) = ((&source.region, &source.endpoint), (&s3.region, &s3.endpoint));
-    format!("{service:?} {store:?} {}", s3.bucket)
+    let service = (&source.region, &source.endpoint, &source.uaa_endpoint);
+    let store = (&s3.region, &s3.endpoint, &s3.service_account_name);
+    format!("{service:?} {store:?}")
 }
 
 /// Returns true if the resource has the generation that was watched and is not being deleted.

@@ -15,9 +15,6 @@ use super::results::{LoadResults, setting};
 
 const BUCKET: &str = "audit";
 
-/// Namespaces of the exports that cannot work.
-const NAMESPACES: usize = 10;
-
 /// Maximum time until an export that works has a session, however many others do not. An unoptimized program beside other
 /// tests takes seconds.
 const SESSION_LIMIT: Duration = Duration::from_mins(1);
@@ -37,9 +34,18 @@ enum Defect {
     SilentStore,
     SilentService,
     RefusingStore,
+    /// The store of all such exports does not answer; each has a bucket of its own.
+    SilentStoreOwnBucket,
+    /// The UAA of all such exports does not answer; the service and the store work.
+    SilentUaa,
 }
 
-const DEFECTS: [Defect; 3] = [Defect::SilentStore, Defect::SilentService, Defect::RefusingStore];
+/// Exports that cannot work.
+struct DeadExports {
+    count: usize,
+    namespaces: usize,
+    defects: &'static [Defect],
+}
 
 /// Starts a peer that accepts connections and never answers.
 async fn silent_peer() -> Result<SocketAddr> {
@@ -59,8 +65,11 @@ async fn refusing_peer() -> Result<SocketAddr> {
     Ok(TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()?)
 }
 
-fn namespace(number: usize) -> String {
-    format!("team-{}", number % NAMESPACES)
+impl DeadExports {
+    /// Returns the namespace of one of the exports.
+    fn namespace(&self, number: usize) -> String {
+        format!("team-{}", number % self.namespaces)
+    }
 }
 
 struct Peers<'a> {
@@ -73,32 +82,42 @@ impl Peers<'_> {
     /// Returns an export of a single day, of a space of its own.
     fn manifest(&self, name: &str, space: usize, defect: Option<Defect>) -> Value {
         let (mut source, mut store) = (self.fixture.service.url.clone(), self.fixture.gateway.endpoint());
+        let (mut bucket, mut uaa) = (BUCKET.to_owned(), None);
         match defect {
             Some(Defect::SilentStore) => store = format!("http://{}", self.silent),
+            Some(Defect::SilentStoreOwnBucket) => {
+                (store, bucket) = (format!("http://{}", self.silent), format!("{BUCKET}-{space}"));
+            }
+            Some(Defect::SilentUaa) => uaa = Some(format!("http://{}", self.silent)),
             Some(Defect::SilentService) => source = format!("http://{}", self.silent),
             Some(Defect::RefusingStore) => store = format!("http://{}", self.refusing),
             None => {}
         }
         let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
         let day = today.saturating_sub(3.days()).to_string();
-        ExportParams {
+        let mut manifest = ExportParams {
             name,
             space: &format!("c1234567-6d55-4193-a9de-{space:012}"),
             start: &day,
             end: Some(&day),
-            bucket: BUCKET,
+            bucket: &bucket,
             prefix: name,
             source: &source,
             store: &store,
             suspend: false,
         }
-        .manifest()
+        .manifest();
+        if let Some(uaa) = uaa {
+            manifest["spec"]["source"]["uaaEndpoint"] = uaa.into();
+        }
+        manifest
     }
 }
 
-/// Applies `count` exports that cannot work, and in each round one that works in a namespace of its own and one in a
+/// Applies exports that cannot work, and in each round one that works in a namespace of its own and one in a
 /// namespace of the others. Fails if these wait, or if the operator takes more memory than the chart allows.
-async fn measure(count: usize, rounds: usize) -> Result<()> {
+async fn measure(dead: &DeadExports, rounds: usize) -> Result<()> {
+    let count = dead.count;
     let fixture = LoadFixture::start(&["--retention", "30", "--events-per-day", "50"]).await?;
     fixture.gateway.create_bucket(BUCKET).await?;
     let peers = Peers {
@@ -106,14 +125,14 @@ async fn measure(count: usize, rounds: usize) -> Result<()> {
         silent: silent_peer().await?,
         refusing: refusing_peer().await?,
     };
-    for number in 0..NAMESPACES {
-        fixture.namespace(&namespace(number)).await?;
+    for number in 0..dead.namespaces {
+        fixture.namespace(&dead.namespace(number)).await?;
     }
     fixture.namespace("newcomer").await?;
     let all = (0..count).map(|number| {
-        let defect = DEFECTS[number % DEFECTS.len()];
+        let defect = dead.defects[number % dead.defects.len()];
         (
-            namespace(number),
+            dead.namespace(number),
             peers.manifest(&format!("dead-{number}"), number, Some(defect)),
         )
     });
@@ -123,7 +142,7 @@ async fn measure(count: usize, rounds: usize) -> Result<()> {
 
     let mut results = LoadResults::new();
     for round in 0..rounds {
-        for (kind, place) in [("other", "newcomer".to_owned()), ("same", namespace(round))] {
+        for (kind, place) in [("other", "newcomer".to_owned()), ("same", dead.namespace(round))] {
             let name = format!("works-{round}");
             let manifest = peers.manifest(&name, count + 2 * round + kind.len(), None);
             let opened = fixture.ledger().await?.opened;
@@ -161,13 +180,35 @@ async fn measure(count: usize, rounds: usize) -> Result<()> {
     Ok(())
 }
 
+const DEFECTS: &[Defect] = &[Defect::SilentStore, Defect::SilentService, Defect::RefusingStore];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_works_does_not_wait_for_hundreds_that_cannot() -> Result<()> {
-    measure(450, 2).await
+    let dead = DeadExports {
+        count: 450,
+        namespaces: 10,
+        defects: DEFECTS,
+    };
+    measure(&dead, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_works_does_not_wait_for_hundreds_of_its_namespace_that_hang() -> Result<()> {
+    let dead = DeadExports {
+        count: 400,
+        namespaces: 1,
+        defects: &[Defect::SilentStoreOwnBucket, Defect::SilentUaa],
+    };
+    measure(&dead, 2).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load: `cargo test --test it -- --ignored scale::dead`"]
 async fn an_export_that_works_does_not_wait_for_thousands_that_cannot() -> Result<()> {
-    measure(setting("EVENTEXPORT_BENCH_RESOURCES", 5000), 6).await
+    let dead = DeadExports {
+        count: setting("EVENTEXPORT_BENCH_RESOURCES", 5000),
+        namespaces: 10,
+        defects: DEFECTS,
+    };
+    measure(&dead, 6).await
 }
