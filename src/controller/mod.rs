@@ -32,6 +32,7 @@ mod secrets;
 mod secrets_in_use;
 mod service_account;
 mod shutdown;
+mod start_phase;
 pub mod status;
 mod status_writer;
 mod verification;

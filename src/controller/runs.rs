@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, OptionFuture};
+use futures::future::BoxFuture;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -16,6 +16,7 @@ use tracing::error;
 
 use super::entry::{RunningTask, TaskKind, spec_digest};
 use super::exporter::ExportRunner;
+use super::start_phase::{StartEvent, StartPhase};
 use crate::api::EventExport;
 use crate::export::engine::{ReleaseReport, RunControl, SpecUpdate};
 use crate::export::failure::Failure;
@@ -67,6 +68,9 @@ pub(super) enum StartPriority {
     Complete,
 }
 
+/// Wait for a place among the exports with slow peers.
+type SlowPlaceWait = BoxFuture<'static, FairPermit>;
+
 /// Export that is ready to run.
 pub(super) struct PreparedRun {
     pub(super) runner: Arc<dyn ExportRunner>,
@@ -102,13 +106,6 @@ impl StartPriority {
 }
 
 impl Task {
-    fn tenant(&self) -> Option<&Tenant> {
-        match self {
-            Self::Export(tenant, _) => Some(tenant),
-            Self::Release(_) => None,
-        }
-    }
-
     pub(super) const fn kind(&self) -> TaskKind {
         match self {
             Self::Export(..) => TaskKind::Export,
@@ -187,7 +184,6 @@ impl Runs {
         let (out, snapshots) = watch::channel(Arc::<Snapshot>::default());
         let (admit, admitted) = oneshot::channel();
         let (stop, kind, serial) = (CancellationToken::new(), task.kind(), id.serial);
-        let tenant = task.tenant().cloned();
         let (look, looks) = watch::channel(0);
         let (newest_spec, updates) = watch::channel(SpecUpdate::default());
         let (sessions, grant) = SessionPermission::asked();
@@ -221,14 +217,8 @@ impl Runs {
             abort: work.abort_handle(),
             snapshots: snapshots.clone(),
         };
-        self.tasks.spawn(supervise(
-            self.clone(),
-            (id, tenant),
-            work,
-            snapshots,
-            admitted,
-            grant,
-        ));
+        self.tasks
+            .spawn(supervise(self.clone(), id, work, snapshots, admitted, grant));
         running
     }
 
@@ -254,7 +244,7 @@ async fn run_task(
     task: Task,
     out: watch::Sender<Arc<Snapshot>>,
     (control, grant): (RunControl, SessionGrant),
-    admit: oneshot::Sender<FairPermit>,
+    admit: oneshot::Sender<(FairPermit, SlowPlaceWait)>,
 ) -> TaskOutcome {
     let (tenant, prepare) = match task {
         Task::Release(runner) => return TaskOutcome::Released(runner.release().await),
@@ -262,8 +252,13 @@ async fn run_task(
     };
     let prepared = async {
         let permit = runs.start_queue.acquire(&tenant, 0).await;
+        let (slow_starts, tenant) = (runs.slow_starts.clone(), tenant.clone());
+        let slow_place = async move {
+            sleep(FIRST_LISTING_TIMEOUT).await;
+            slow_starts.acquire(&tenant, 0).await
+        };
         // Without a supervisor, the permit is dropped.
-        let _ = admit.send(permit);
+        let _ = admit.send((permit, slow_place.boxed()));
         prepare().await
     };
     let PreparedRun {
@@ -291,13 +286,28 @@ async fn run_task(
     TaskOutcome::Exported(runner.run(&out, control).await)
 }
 
-/// Reports the changes of a task, and its end or panic.
+/// Returns the next event of an export that starts, apart from its wish for sessions. Cancel safe.
+async fn next_start_event(
+    phase: &mut StartPhase<FairPermit, SlowPlaceWait>,
+    admitted: &mut oneshot::Receiver<(FairPermit, SlowPlaceWait)>,
+) -> StartEvent<FairPermit, SlowPlaceWait> {
+    match phase {
+        StartPhase::Queued => match admitted.await {
+            Ok((place, wait)) => StartEvent::Admitted(place, wait),
+            Err(_) => StartEvent::NotAdmitted,
+        },
+        StartPhase::Listing(_, wait) => StartEvent::SlowPlace(wait.await),
+        StartPhase::Slow(_) | StartPhase::Started => std::future::pending().await,
+    }
+}
+
+/// Reports the changes of a task, and its end or panic. Holds the place of an export that starts.
 async fn supervise(
     runs: Arc<Runs>,
-    (id, tenant): (TaskId, Option<Tenant>),
+    id: TaskId,
     mut work: JoinHandle<TaskOutcome>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    mut admitted: oneshot::Receiver<FairPermit>,
+    mut admitted: oneshot::Receiver<(FairPermit, SlowPlaceWait)>,
     mut grant: SessionGrant,
 ) {
     let (mut running, mut sessions) = (
@@ -305,51 +315,33 @@ async fn supervise(
         GaugeShare::of(&runs.metrics.sessions_open),
     );
     running.set(1);
-    // Held until the export wants sessions, ends, or has a place among those with slow peers.
-    let mut permit: Option<FairPermit> = None;
-    let mut slow_start: OptionFuture<BoxFuture<'_, FairPermit>> = None.into();
-    let (mut queued, mut changed, mut asked, mut slow) = (true, false, false, false);
+    let mut start = StartPhase::Queued;
+    let mut changed = false;
     let mut quiet_until = Instant::now();
     let outcome = loop {
-        tokio::select! {
+        let event = tokio::select! {
             ended = &mut work => break ended,
             Ok(()) = snapshots.changed() => {
                 sessions.set(snapshots.borrow_and_update().sessions.len());
                 changed = true;
+                continue;
             }
             () = sleep_until(quiet_until), if changed => {
                 changed = false;
                 quiet_until = Instant::now() + CHANGE_INTERVAL;
                 runs.report(&id, RunEventKind::Changed).await;
+                continue;
             }
-            () = grant.wanted(), if !asked => {
-                asked = true;
-                (queued, slow) = (false, false);
-                (permit, slow_start) = (None, None.into());
-                if !grant.is_given() {
-                    runs.report(&id, RunEventKind::Changed).await;
-                }
-            }
-            received = &mut admitted, if queued => {
-                queued = false;
-                permit = received.ok();
-                let place = tenant.as_ref().filter(|_| permit.is_some()).map(|tenant| {
-                    let slow_starts = &runs.slow_starts;
-                    let place = async move {
-                        sleep(FIRST_LISTING_TIMEOUT).await;
-                        slow_starts.acquire(tenant, 0).await
-                    };
-                    place.boxed()
-                });
-                (slow, slow_start) = (place.is_some(), place.into());
-            }
-            Some(place) = &mut slow_start, if slow => {
-                slow = false;
-                permit = Some(place);
-            }
+            () = grant.wanted(), if !start.is_started() => StartEvent::SessionsWanted,
+            event = next_start_event(&mut start, &mut admitted) => event,
+        };
+        let asks = matches!(event, StartEvent::SessionsWanted) && !grant.is_given();
+        start = start.after(event);
+        if asks {
+            runs.report(&id, RunEventKind::Changed).await;
         }
     };
-    drop(permit);
+    drop(start);
     let outcome = outcome.unwrap_or_else(|failed| {
         if !failed.is_panic() {
             return TaskOutcome::NotStarted;
