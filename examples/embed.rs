@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
-use eventexport::api::{EventExport, SettingNames};
+use eventexport::api::{EventExport, ReferencedKind, SettingNames};
 use eventexport::egress::{HostPolicy, Traffic};
 use eventexport::export::connect::{self, PodIdentity, ProcessContext, Secrets};
 use eventexport::export::engine::{Engine, Limits, Peers};
@@ -66,7 +66,7 @@ async fn export(endpoint: &str, folder: &Path) -> Result<Arc<Snapshot>> {
         },
     }))?;
     let key = BTreeMap::from([("apiKey".to_owned(), DEFAULT_API_KEY.as_bytes().to_vec())]);
-    let secrets = Secrets(BTreeMap::from([("tracker".to_owned(), key)]));
+    let secrets = Secrets(BTreeMap::from([(ReferencedKind::Secret.named("tracker"), key)]));
 
     let context = process_context();
     let mut spec = connect::export_spec(&resource.spec, &context).map_err(|failure| failed(&failure))?;

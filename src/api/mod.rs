@@ -46,7 +46,9 @@ pub use redact::{
 };
 pub use secret_text::{api_key_text, key_text, password_text, trimmed_text};
 pub use setting::{Remedy, Setting, SettingNames};
-pub use source::{CaConfigMapRef, CaReference, CaSecretRef, ReferencedKind, SecretRef, Source};
+pub use source::{
+    CaConfigMapRef, CaReference, CaSecretRef, ReferencedKind, ReferencedObject, SecretRef, Source,
+};
 pub use spec::{
     AcceptedGap, DateRange, EventExport, EventExportSpec, ManifestSettings, RecheckSettings, Scope,
 };

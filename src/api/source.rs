@@ -99,7 +99,7 @@ pub struct CaConfigMapRef {
 }
 
 /// Kind of an object that an export reads in its namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReferencedKind {
     /// A Secret.
     Secret,
@@ -108,9 +108,6 @@ pub enum ReferencedKind {
 }
 
 impl ReferencedKind {
-    /// Start of the ids of ConfigMaps. No name contains a slash.
-    const CONFIG_MAP_ID: &'static str = "ConfigMap/";
-
     /// Returns the name of the kind.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -119,22 +116,22 @@ impl ReferencedKind {
         }
     }
 
-    /// Returns the id of an object among the Secrets and ConfigMaps of a namespace: of a Secret, its name.
-    pub fn id(self, name: &str) -> String {
-        match self {
-            Self::Secret => name.to_owned(),
-            Self::ConfigMap => format!("{}{name}", Self::CONFIG_MAP_ID),
+    /// Returns the object of this kind with that name.
+    pub fn named(self, name: &str) -> ReferencedObject {
+        ReferencedObject {
+            kind: self,
+            name: name.into(),
         }
     }
+}
 
-    /// Returns the kind of the object with that id.
-    pub fn of_id(id: &str) -> Self {
-        if id.starts_with(Self::CONFIG_MAP_ID) {
-            Self::ConfigMap
-        } else {
-            Self::Secret
-        }
-    }
+/// Secret or ConfigMap among those of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReferencedObject {
+    /// Kind of the object.
+    pub kind: ReferencedKind,
+    /// Name of the object.
+    pub name: Box<str>,
 }
 
 /// Reference to a certificate authority, in an object of either kind.

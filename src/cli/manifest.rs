@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use serde_json::Value;
 
-use crate::api::{self, EventExportSpec, ReferencedKind, SettingNames, sanitize};
+use crate::api::{self, EventExportSpec, ReferencedKind, ReferencedObject, SettingNames, sanitize};
 use crate::egress::HostPolicy;
 
 /// Prefix of the `apiVersion` of our kinds.
@@ -26,16 +26,13 @@ pub struct ExportResource {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SecretData(pub BTreeMap<String, Vec<u8>>);
 
-/// Optional namespace and name of an object.
-pub type ObjectName = (Option<String>, String);
-
 /// Validated manifest.
 #[derive(Debug, Default)]
 pub struct ResourceManifest {
     /// Exports, in the order of the file.
     pub exports: Vec<ExportResource>,
-    /// Secrets and ConfigMaps, by namespace and [`ReferencedKind::id`].
-    pub secrets: BTreeMap<ObjectName, SecretData>,
+    /// Secrets and ConfigMaps, by namespace.
+    pub secrets: BTreeMap<(Option<String>, ReferencedObject), SecretData>,
     /// Objects of other kinds, which the command line ignores.
     pub skipped: Vec<String>,
     /// Names of settings in errors, if flags and variables take the place of a manifest.
@@ -183,8 +180,8 @@ impl ResourceManifest {
             };
             data.insert(key, text.into_bytes());
         }
-        let id = kind.id(&name);
-        if self.secrets.insert((namespace, id), SecretData(data)).is_some() {
+        let named = (namespace, kind.named(&name));
+        if self.secrets.insert(named, SecretData(data)).is_some() {
             return Err(format!(
                 "metadata.name: another {object} in the manifest has this name: remove one"
             ));
@@ -265,7 +262,7 @@ spec:
         );
         let manifest = from_documents(parse(&text).unwrap()).unwrap();
         assert_eq!(manifest.exports[0].full_name(), "audit/audit-2018");
-        let secret = &manifest.secrets[&(Some("audit".to_owned()), "tracker".to_owned())];
+        let secret = &manifest.secrets[&(Some("audit".to_owned()), ReferencedKind::Secret.named("tracker"))];
         assert_eq!(secret.0["apiKey"], b"hush");
         assert_eq!(secret.0["note"], b"plain");
         assert!(!format!("{manifest:?}").contains("hush"));
@@ -305,7 +302,10 @@ spec:
         let text =
             "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  apiKey: |\n    aHVz\n    aA==\n";
         let manifest = from_documents(parse(&format!("{EXPORT}---\n{text}")).unwrap()).unwrap();
-        assert_eq!(manifest.secrets[&(None, "s".to_owned())].0["apiKey"], b"hush");
+        assert_eq!(
+            manifest.secrets[&(None, ReferencedKind::Secret.named("s"))].0["apiKey"],
+            b"hush"
+        );
     }
 
     #[test]
@@ -313,12 +313,15 @@ spec:
         let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {ca.crt: plain}\nbinaryData: {b: aHVzaA==}\n\
                     ---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {ca.crt: other}\n";
         let manifest = from_documents(parse(&format!("{EXPORT}---\n{text}")).unwrap()).unwrap();
-        let config_map = &manifest.secrets[&(None, ReferencedKind::ConfigMap.id("s"))].0;
+        let config_map = &manifest.secrets[&(None, ReferencedKind::ConfigMap.named("s"))].0;
         assert_eq!(
             (&*config_map["ca.crt"], &*config_map["b"]),
             (&b"plain"[..], &b"hush"[..])
         );
-        assert_eq!(manifest.secrets[&(None, "s".to_owned())].0["ca.crt"], b"other");
+        assert_eq!(
+            manifest.secrets[&(None, ReferencedKind::Secret.named("s"))].0["ca.crt"],
+            b"other"
+        );
         let number = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\ndata: {n: 5}\n";
         assert!(problems(number).contains("data.n: is not a string"));
     }

@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use super::exit::CliError;
 use super::manifest::ExportResource;
 use super::summary_text::SessionCount;
-use crate::api::{SecretRef, Source};
+use crate::api::{ReferencedKind, SecretRef, Source};
 use crate::export::connect::Secrets;
 use crate::simulator::{DEFAULT_API_KEY, Ledger, Settings, Simulator};
 
@@ -78,7 +78,7 @@ impl Simulation {
     /// Returns the Secrets of a redirected resource.
     pub fn secrets() -> Secrets {
         let data = BTreeMap::from([("apiKey".to_owned(), DEFAULT_API_KEY.as_bytes().to_vec())]);
-        Secrets(BTreeMap::from([(SECRET.to_owned(), data)]))
+        Secrets(BTreeMap::from([(ReferencedKind::Secret.named(SECRET), data)]))
     }
 
     /// Returns the counters of the simulator.

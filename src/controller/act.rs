@@ -1,6 +1,6 @@
 //! Executes the decision for one resource. Reads its Secrets, writes its finalizer, starts and stops tasks.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::kube_error::describe_error;
 use super::runs::{PrepareFn, PreparedRun, StartPriority, Task, TaskOutcome};
 use super::secrets::{self, FetchedSecrets, SecretReference};
 use super::{events, finalizer, head_status};
-use crate::api::{ConditionType, EventExport, Reason, SettingNames, find_condition};
+use crate::api::{ConditionType, EventExport, Reason, ReferencedObject, SettingNames, find_condition};
 use crate::export::failure::Failure;
 use crate::export::retry_state::RetryState;
 use crate::shares::queue::Tenant;
@@ -58,11 +58,10 @@ async fn read_secrets(
     owner: &Owner,
 ) -> kube::Result<FetchedSecrets> {
     let references = secrets::references(&object.spec);
-    let ids: Vec<String> = references.iter().map(SecretReference::id).collect();
-    let names: HashSet<&str> = ids.iter().map(String::as_str).collect();
+    let objects: BTreeSet<ReferencedObject> = references.iter().map(SecretReference::object).collect();
     context
         .registry
-        .register_secrets(&owner.uid, &owner.namespace, &names);
+        .register_secrets(&owner.uid, &owner.namespace, objects);
     secrets::fetch(&context.client, &owner.namespace, &references).await
 }
 

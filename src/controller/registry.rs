@@ -13,7 +13,8 @@ use super::decide::{FinishedTask, MAX_FAILURE_BACKOFF, MAX_RELEASE_BACKOFF};
 use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState, spec_digest};
 use super::runs::{RunEvent, RunEventKind, Task, TaskId, TaskOutcome};
 use super::secrets::FetchedSecrets;
-use crate::api::EventExport;
+use super::secrets_in_use::WatchedObject;
+use crate::api::{EventExport, ReferencedObject};
 use crate::export::engine::ReleaseReport;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::snapshot::Snapshot;
@@ -62,15 +63,14 @@ struct RegistryState {
     closed: bool,
 }
 
-/// UIDs of the resources that use a Secret or ConfigMap, by its namespace and id.
-type SecretUsers = HashMap<(String, String), BTreeSet<Arc<str>>>;
+/// UIDs of the resources that use a Secret or ConfigMap.
+type SecretUsers = HashMap<Arc<WatchedObject>, BTreeSet<Arc<str>>>;
 
-fn remove_user(by_secret: &mut SecretUsers, uid: &str, namespace: &str, name: &str) {
-    let key = (namespace.to_owned(), name.to_owned());
-    if let Some(users) = by_secret.get_mut(&key) {
+fn remove_user(by_secret: &mut SecretUsers, uid: &str, watched: &WatchedObject) {
+    if let Some(users) = by_secret.get_mut(watched) {
         users.remove(uid);
         if users.is_empty() {
-            by_secret.remove(&key);
+            by_secret.remove(watched);
         }
     }
 }
@@ -123,22 +123,27 @@ impl ExportRegistry {
         self.lock().by_uid.get_mut(uid).map(|entry| f(entry))
     }
 
-    /// Registers the Secrets and ConfigMaps that a resource uses, by id. Call it before reading them, so that no change is
-    /// missed.
-    pub(super) fn register_secrets(&self, uid: &str, namespace: &str, names: &HashSet<&str>) {
+    /// Registers the Secrets and ConfigMaps that a resource uses. Call it before reading them, so that no change is missed.
+    pub(super) fn register_secrets(&self, uid: &str, namespace: &str, objects: BTreeSet<ReferencedObject>) {
         let mut entries = self.lock();
         let RegistryState {
             by_uid, by_secret, ..
         } = &mut *entries;
-        let Some(entry) = by_uid.get_mut(uid) else {
+        let Some(uid) = by_uid.get_key_value(uid).map(|(uid, _)| Arc::clone(uid)) else {
             return;
         };
-        for name in entry.secrets.begin_reading(names) {
-            remove_user(by_secret, uid, namespace, &name);
+        let mut used = Vec::with_capacity(objects.len());
+        for object in objects {
+            let namespace = namespace.into();
+            // The resources that use an object share one allocation of its name, and of their UID.
+            let users = by_secret.entry(Arc::new(WatchedObject { namespace, object }));
+            used.push(Arc::clone(users.key()));
+            users.or_default().insert(Arc::clone(&uid));
         }
-        for name in names {
-            let key = (namespace.to_owned(), (*name).to_owned());
-            by_secret.entry(key).or_default().insert(uid.into());
+        let entry = by_uid.get_mut(&uid);
+        let gone = entry.map(|entry| entry.secrets.begin_reading(used));
+        for watched in gone.unwrap_or_default() {
+            remove_user(by_secret, &uid, &watched);
         }
     }
 
@@ -153,15 +158,14 @@ impl ExportRegistry {
     /// version.
     pub(super) fn observe_secret(
         &self,
-        namespace: &str,
-        name: &str,
+        watched: &WatchedObject,
         version: Option<&str>,
     ) -> Vec<ObjectRef<EventExport>> {
         let mut entries = self.lock();
         let RegistryState {
             by_uid, by_secret, ..
         } = &mut *entries;
-        let Some(users) = by_secret.get(&(namespace.to_owned(), name.to_owned())) else {
+        let Some(users) = by_secret.get(watched) else {
             return Vec::new();
         };
         let mut woken = Vec::new();
@@ -169,7 +173,7 @@ impl ExportRegistry {
             let Some(entry) = by_uid.get_mut(uid) else {
                 continue;
             };
-            if entry.secrets.observe_version(name, version) {
+            if entry.secrets.observe_version(&watched.object, version) {
                 woken.push(ObjectRef::clone(&entry.object));
             }
         }
@@ -177,7 +181,7 @@ impl ExportRegistry {
     }
 
     /// Returns all Secrets and ConfigMaps in use, to compare them with a complete list of the cluster.
-    pub(super) fn used_secrets(&self) -> HashSet<(String, String)> {
+    pub(super) fn used_secrets(&self) -> HashSet<Arc<WatchedObject>> {
         self.lock().by_secret.keys().cloned().collect()
     }
 
@@ -328,9 +332,8 @@ impl ExportRegistry {
         {
             entries.by_name.remove(&entry.object);
         }
-        let namespace = entry.object.namespace.as_deref().unwrap_or_default();
-        for name in entry.secrets.names() {
-            remove_user(&mut entries.by_secret, uid, namespace, name);
+        for watched in entry.secrets.objects() {
+            remove_user(&mut entries.by_secret, uid, watched);
         }
     }
 

@@ -3,11 +3,13 @@
 
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
@@ -19,6 +21,7 @@ use super::config::WatchConfig;
 use super::export_watch::apis;
 use super::kube_error::describe_watch_error;
 use super::registry::ExportRegistry;
+use super::secrets_in_use::WatchedObject;
 use super::watch_scope::WatchScope;
 use super::watch_stream::watch_stream;
 use crate::api::ReferencedKind;
@@ -78,11 +81,17 @@ async fn watch_namespace<K>(
 ) where
     PartialObjectMeta<K>: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let watched = |(space, id): &(String, String)| {
-        ReferencedKind::of_id(id) == kind && namespace.as_ref().is_none_or(|watched| watched == space)
+    let in_scope = |used: &Arc<WatchedObject>| {
+        let is_of = |namespace: &String| **namespace == *used.namespace;
+        used.object.kind == kind && namespace.as_ref().is_none_or(is_of)
     };
-    let id = |object: &PartialObjectMeta<K>| kind.id(object.metadata.name.as_deref().unwrap_or_default());
-    let space = |object: &PartialObjectMeta<K>| object.metadata.namespace.clone().unwrap_or_default();
+    let watched = |object: &PartialObjectMeta<K>| {
+        let ObjectMeta { namespace, name, .. } = &object.metadata;
+        WatchedObject {
+            namespace: namespace.as_deref().unwrap_or_default().into(),
+            object: kind.named(name.as_deref().unwrap_or_default()),
+        }
+    };
     let mut events = watch_stream(api, config, times).default_backoff().boxed();
     // Objects in use that the current list has not contained yet.
     let mut unseen = HashSet::new();
@@ -90,19 +99,19 @@ async fn watch_namespace<K>(
         match event {
             Ok(Event::Init) => {
                 unseen = registry.used_secrets();
-                unseen.retain(watched);
+                unseen.retain(in_scope);
             }
             Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                let (space, id) = (space(&object), id(&object));
-                notify(registry, &space, &id, object.metadata.resource_version.as_deref()).await;
-                unseen.remove(&(space, id));
+                let watched = watched(&object);
+                notify(registry, &watched, object.metadata.resource_version.as_deref()).await;
+                unseen.remove(&watched);
             }
             Ok(Event::InitDone) => {
-                for (namespace, id) in std::mem::take(&mut unseen) {
-                    notify(registry, &namespace, &id, None).await;
+                for missing in std::mem::take(&mut unseen) {
+                    notify(registry, &missing, None).await;
                 }
             }
-            Ok(Event::Delete(object)) => notify(registry, &space(&object), &id(&object), None).await,
+            Ok(Event::Delete(object)) => notify(registry, &watched(&object), None).await,
             Err(error) => {
                 let message = describe_watch_error(&error);
                 warn!(
@@ -130,8 +139,8 @@ fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(refused, kube::Error::Api(status) if status.code == 403)
 }
 
-async fn notify(registry: &ExportRegistry, namespace: &str, id: &str, version: Option<&str>) {
-    for export in registry.observe_secret(namespace, id, version) {
+async fn notify(registry: &ExportRegistry, watched: &WatchedObject, version: Option<&str>) {
+    for export in registry.observe_secret(watched, version) {
         // Fails only if the controller is gone.
         let _ = registry.wake_ups.send(export).await;
     }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client};
 
-use crate::api::{CaReference, EventExportSpec, Reason, ReferencedKind, Remedy, Setting};
+use crate::api::{CaReference, EventExportSpec, Reason, ReferencedKind, ReferencedObject, Remedy, Setting};
 use crate::export::connect::Secrets;
 use crate::export::failure::Failure;
 
@@ -27,9 +27,9 @@ pub(super) struct SecretReference<'a> {
 }
 
 impl SecretReference<'_> {
-    /// Returns the id of the object, as in [`Secrets`].
-    pub(super) fn id(&self) -> String {
-        self.kind.id(self.name)
+    /// Returns the object, as in [`Secrets`].
+    pub(super) fn object(&self) -> ReferencedObject {
+        self.kind.named(self.name)
     }
 }
 
@@ -77,8 +77,8 @@ pub(super) fn references(spec: &EventExportSpec) -> Vec<SecretReference<'_>> {
 pub(super) struct FetchedSecrets {
     /// Contents.
     pub(super) secrets: Secrets,
-    /// Version of each referenced object, by its id. `None`: it does not exist.
-    pub(super) versions: BTreeMap<String, Option<String>>,
+    /// Version of each referenced object. `None`: it does not exist.
+    pub(super) versions: BTreeMap<ReferencedObject, Option<String>>,
     /// Digest of the contents, valid within this process.
     pub(super) digest: u64,
     /// Failure if a required object could not be read.
@@ -101,8 +101,8 @@ pub(super) async fn fetch(
 ) -> kube::Result<FetchedSecrets> {
     let mut fetched = FetchedSecrets::default();
     for reference in named {
-        let id = reference.id();
-        if fetched.versions.contains_key(&id) {
+        let object = reference.object();
+        if fetched.versions.contains_key(&object) {
             continue;
         }
         let (found, forbidden) = match read(client, namespace, reference).await {
@@ -111,10 +111,10 @@ pub(super) async fn fetch(
             Err(error) => return Err(error),
         };
         let version = found.as_ref().map(|(version, _)| version.clone());
-        fetched.versions.insert(id.clone(), version);
+        fetched.versions.insert(object.clone(), version);
         match found {
             Some((_, keys)) => {
-                fetched.secrets.0.insert(id, keys);
+                fetched.secrets.0.insert(object, keys);
             }
             None if !reference.required => {}
             None => {
@@ -206,19 +206,31 @@ mod tests {
         .unwrap();
         let found: Vec<_> = references(&spec)
             .into_iter()
-            .map(|found| (found.setting.field(), found.id(), found.required))
+            .map(|found| (found.setting.field(), found.object(), found.required))
             .collect();
         assert_eq!(
             found,
             [
-                ("spec.source.credentialsSecretRef", "tracker".to_owned(), true),
-                ("spec.source.caSecretRef", "ca".to_owned(), true),
                 (
-                    "spec.destination.s3.caConfigMapRef",
-                    "ConfigMap/ca".to_owned(),
+                    "spec.source.credentialsSecretRef",
+                    ReferencedKind::Secret.named("tracker"),
                     true
                 ),
-                ("spec.manifest.signingKeySecretRef", "signing".to_owned(), false),
+                (
+                    "spec.source.caSecretRef",
+                    ReferencedKind::Secret.named("ca"),
+                    true
+                ),
+                (
+                    "spec.destination.s3.caConfigMapRef",
+                    ReferencedKind::ConfigMap.named("ca"),
+                    true
+                ),
+                (
+                    "spec.manifest.signingKeySecretRef",
+                    ReferencedKind::Secret.named("signing"),
+                    false
+                ),
             ]
         );
     }
@@ -236,7 +248,7 @@ mod tests {
         assert!(failure.message.contains("Secret tracker") && failure.message.contains("namespace audit"));
         let mut fetched = FetchedSecrets::default();
         fetched.secrets.0.insert(
-            "tracker".to_owned(),
+            reference.object(),
             BTreeMap::from([("apiKey".to_owned(), b"hush".to_vec())]),
         );
         assert!(!format!("{fetched:?}").contains("hush"));

@@ -3,94 +3,130 @@
 //! Secrets are watched and read concurrently. A version that the watch delivers during a read may be older or newer
 //! than the one that was read: then the Secrets are read again.
 
-use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use super::secrets::FetchedSecrets;
+use crate::api::ReferencedObject;
 
-/// Secrets that a resource uses.
+/// Secret or ConfigMap of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WatchedObject {
+    pub(super) namespace: Box<str>,
+    pub(super) object: ReferencedObject,
+}
+
+/// Secrets and ConfigMaps that a resource uses.
 #[derive(Default)]
 pub(super) struct SecretsInUse {
-    /// Names, also before the first read. At most five.
-    named: Box<[Box<str>]>,
-    /// Version of each Secret that was read.
-    read: Box<[SecretVersion]>,
-    /// Versions that the watch delivered during the current read, at most one per name. `None`: no read is running.
-    changed_during_read: Option<Vec<SecretVersion>>,
+    /// The objects, also before the first read. At most five, shared with the other resources that use them.
+    used: Box<[UsedObject]>,
+    /// Versions that the watch delivered during the current read, at most one per object. `None`: no read is running.
+    changed_during_read: Option<Vec<(ReferencedObject, VersionDigest)>>,
     /// Digest of the contents, valid within this process.
     pub(super) digest: u64,
     /// True if the watch delivered a version that is not in use.
     pub(super) stale: bool,
 }
 
-/// Version of a Secret.
-struct SecretVersion {
-    name: Box<str>,
-    /// `None`: the Secret does not exist.
-    version: Option<Box<str>>,
+struct UsedObject {
+    watched: Arc<WatchedObject>,
+    /// Version that was read. `None`: not read yet.
+    version: Option<VersionDigest>,
 }
 
-impl SecretVersion {
-    fn new(name: &str, version: Option<&str>) -> Self {
-        Self {
-            name: name.into(),
-            version: version.map(Into::into),
-        }
+/// Digest of the version of an object, or of its absence. Valid within this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct VersionDigest(u64);
+
+impl VersionDigest {
+    /// Returns the digest of a version. `None`: the object does not exist.
+    fn new(version: Option<&str>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        version.hash(&mut hasher);
+        Self(hasher.finish())
     }
 }
 
 impl SecretsInUse {
-    /// Returns the names of the Secrets.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.named.iter().map(|name| &**name)
+    /// Returns the objects.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<WatchedObject>> {
+        self.used.iter().map(|used| &used.watched)
     }
 
-    /// Begins a read. Returns the names that are no longer in use.
-    pub(super) fn begin_reading(&mut self, names: &HashSet<&str>) -> Vec<Box<str>> {
+    /// Begins a read. Returns the objects that are no longer in use.
+    pub(super) fn begin_reading(&mut self, objects: Vec<Arc<WatchedObject>>) -> Vec<Arc<WatchedObject>> {
         self.changed_during_read = Some(Vec::new());
-        let before = std::mem::replace(&mut self.named, names.iter().map(|name| (*name).into()).collect());
-        let gone = before.into_iter().filter(|name| !names.contains(&**name));
-        gone.collect()
+        let version = |watched: &WatchedObject| self.read_version(&watched.object);
+        let used = objects.into_iter().map(|watched| UsedObject {
+            version: version(&watched),
+            watched,
+        });
+        let used = used.collect();
+        let before = std::mem::replace(&mut self.used, used);
+        let gone = before.into_iter().map(|used| used.watched);
+        gone.filter(|gone| self.objects().all(|used| used != gone))
+            .collect()
     }
 
     /// Ends a read. The Secrets are stale if the watch delivered another version meanwhile.
     pub(super) fn end_reading(&mut self, fetched: &FetchedSecrets) {
-        let versions = fetched.versions.iter();
-        self.read = versions
-            .map(|(name, version)| SecretVersion::new(name, version.as_deref()))
-            .collect();
+        for used in &mut self.used {
+            let version = fetched.versions.get(&used.watched.object);
+            used.version = version.map(|version| VersionDigest::new(version.as_deref()));
+        }
         self.digest = fetched.digest;
         let changed_during_read = self.changed_during_read.take().unwrap_or_default();
-        let differs = |observed: &SecretVersion| {
-            self.differs(&observed.name, observed.version.as_deref()) == Some(true)
-        };
-        self.stale = changed_during_read.iter().any(differs);
+        self.stale = changed_during_read
+            .iter()
+            .any(|(object, version)| self.differs(object, *version));
     }
 
     /// Records a version from the watch. `None`: deleted. Returns true if the Secret must be read again. During the
     /// first read, [`SecretsInUse::end_reading`] decides that.
-    pub(super) fn observe_version(&mut self, name: &str, version: Option<&str>) -> bool {
+    pub(super) fn observe_version(&mut self, object: &ReferencedObject, version: Option<&str>) -> bool {
+        let version = VersionDigest::new(version);
         if let Some(changed_during_read) = &mut self.changed_during_read {
-            changed_during_read.retain(|observed| *observed.name != *name);
-            changed_during_read.push(SecretVersion::new(name, version));
+            changed_during_read.retain(|(observed, _)| observed != object);
+            changed_during_read.push((object.clone(), version));
         }
-        let is_stale = self.differs(name, version) == Some(true);
+        let is_stale = self.differs(object, version);
         self.stale |= is_stale;
         is_stale
     }
 
-    /// Returns true if the version differs from the one that was read, or `None` if the Secret was not read.
-    fn differs(&self, name: &str, version: Option<&str>) -> Option<bool> {
-        let read = self.read.iter().find(|read| *read.name == *name)?;
-        Some(read.version.as_deref() != version)
+    fn read_version(&self, object: &ReferencedObject) -> Option<VersionDigest> {
+        let used = self.used.iter().find(|used| used.watched.object == *object)?;
+        used.version
+    }
+
+    /// Returns true if the object was read in another version.
+    fn differs(&self, object: &ReferencedObject, version: VersionDigest) -> bool {
+        self.read_version(object).is_some_and(|read| read != version)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ReferencedKind;
+
+    fn secret(name: &str) -> ReferencedObject {
+        ReferencedKind::Secret.named(name)
+    }
+
+    fn watched(names: &[&str]) -> Vec<Arc<WatchedObject>> {
+        let watched = |name: &&str| {
+            Arc::new(WatchedObject {
+                namespace: "audit".into(),
+                object: secret(name),
+            })
+        };
+        names.iter().map(watched).collect()
+    }
 
     fn fetched(versions: &[(&str, Option<&str>)]) -> FetchedSecrets {
-        let owned = |(name, version): &(&str, Option<&str>)| ((*name).to_owned(), version.map(str::to_owned));
+        let owned = |(name, version): &(&str, Option<&str>)| (secret(name), version.map(str::to_owned));
         FetchedSecrets {
             versions: versions.iter().map(owned).collect(),
             digest: 7,
@@ -100,7 +136,7 @@ mod tests {
 
     fn reading() -> SecretsInUse {
         let mut secrets = SecretsInUse::default();
-        assert!(secrets.begin_reading(&HashSet::from(["key", "ca"])).is_empty());
+        assert!(secrets.begin_reading(watched(&["key", "ca"])).is_empty());
         secrets
     }
 
@@ -110,13 +146,13 @@ mod tests {
         secrets.end_reading(&fetched(&[("key", Some("3")), ("ca", None)]));
         assert!(!secrets.stale);
         assert!(
-            !secrets.observe_version("key", Some("3"))
-                && !secrets.observe_version("ca", None)
+            !secrets.observe_version(&secret("key"), Some("3"))
+                && !secrets.observe_version(&secret("ca"), None)
                 && !secrets.stale
         );
-        assert!(secrets.observe_version("ca", Some("4")) && secrets.stale);
-        assert!(!secrets.observe_version("another", Some("5")));
-        secrets.begin_reading(&HashSet::from(["key", "ca"]));
+        assert!(secrets.observe_version(&secret("ca"), Some("4")) && secrets.stale);
+        assert!(!secrets.observe_version(&secret("another"), Some("5")));
+        secrets.begin_reading(watched(&["key", "ca"]));
         secrets.end_reading(&fetched(&[("key", Some("3")), ("ca", Some("4"))]));
         assert!(!secrets.stale);
     }
@@ -126,19 +162,19 @@ mod tests {
         // Created after it was read as missing and before the read ended, during the first or a later read.
         let mut again = reading();
         again.end_reading(&fetched(&[("key", None)]));
-        again.begin_reading(&HashSet::from(["key", "ca"]));
+        again.begin_reading(watched(&["key", "ca"]));
         for (mut secrets, at_once) in [(reading(), false), (again, true)] {
-            assert_eq!(secrets.observe_version("key", Some("3")), at_once);
+            assert_eq!(secrets.observe_version(&secret("key"), Some("3")), at_once);
             secrets.end_reading(&fetched(&[("key", None), ("ca", Some("1"))]));
             assert!(secrets.stale);
-            secrets.begin_reading(&HashSet::from(["key", "ca"]));
+            secrets.begin_reading(watched(&["key", "ca"]));
             secrets.end_reading(&fetched(&[("key", Some("3")), ("ca", Some("1"))]));
             assert!(!secrets.stale);
         }
         // Changed before it was read.
         let mut secrets = reading();
-        secrets.observe_version("key", Some("2"));
-        secrets.observe_version("key", Some("3"));
+        secrets.observe_version(&secret("key"), Some("2"));
+        secrets.observe_version(&secret("key"), Some("3"));
         secrets.end_reading(&fetched(&[("key", Some("3"))]));
         assert!(!secrets.stale);
     }
@@ -146,8 +182,8 @@ mod tests {
     #[test]
     fn unused_names_are_returned() {
         let mut secrets = reading();
-        let gone = secrets.begin_reading(&HashSet::from(["key"]));
-        assert_eq!(gone, [Box::<str>::from("ca")]);
-        assert_eq!(secrets.names().collect::<Vec<_>>(), ["key"]);
+        let gone = secrets.begin_reading(watched(&["key"]));
+        assert_eq!(gone, watched(&["ca"]));
+        assert!(secrets.objects().eq(&watched(&["key"])));
     }
 }

@@ -11,8 +11,8 @@ use super::shard::Shard;
 use super::spec::{ExportSpec, HolderEpoch, RecheckPolicy, RetryPolicy};
 use super::timestamp::timestamp_missing;
 use crate::api::{
-    self, CaReference, CheckedSpec, EventExportSpec, FieldError, ReferencedKind, Remedy, S3Destination,
-    SecretRef, Setting, SettingNames, Source,
+    self, CaReference, CheckedSpec, EventExportSpec, FieldError, ReferencedKind, ReferencedObject, Remedy,
+    S3Destination, SecretRef, Setting, SettingNames, Source,
 };
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::manifest::document::GapEntry;
@@ -26,9 +26,16 @@ use crate::tracker::{
     Credentials, RetryConfig, Timeouts, TimestampAuthority, TokenCache, Tracker, TrackerConfig, UaaSource,
 };
 
-/// Secrets and ConfigMaps by [`ReferencedKind::id`], each with its keys. The id of a Secret is its name.
+/// Secrets and ConfigMaps of the namespace of an export, each with its keys.
 #[derive(Clone, Default)]
-pub struct Secrets(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
+pub struct Secrets(pub BTreeMap<ReferencedObject, BTreeMap<String, Vec<u8>>>);
+
+impl Secrets {
+    /// Returns the keys of a Secret.
+    pub fn secret(&self, name: &str) -> Option<&BTreeMap<String, Vec<u8>>> {
+        self.0.get(&ReferencedKind::Secret.named(name))
+    }
+}
 
 /// Settings that the process adds to a spec.
 #[derive(Clone)]
@@ -156,7 +163,7 @@ pub fn signing(spec: &EventExportSpec, secrets: &Secrets) -> Signing {
         let failure = Failure::manual(api::Reason::SigningKeyInvalid, message);
         Signing::Unavailable(failure.with_remedy(remedy).export_wide())
     };
-    let Some(data) = secrets.0.get(name) else {
+    let Some(data) = secrets.secret(name) else {
         return unavailable(format!("Secret {name} does not exist or may not be read"));
     };
     let key = match data.get(SIGNING_KEY).map(|pem| SigningKey::from_pem(pem)) {
@@ -353,8 +360,7 @@ fn secret<'a>(
     setting: Setting,
 ) -> Result<&'a BTreeMap<String, Vec<u8>>, Failure> {
     secrets
-        .0
-        .get(&reference.name)
+        .secret(&reference.name)
         .ok_or_else(|| credentials_missing(format!("Secret {} does not exist", reference.name), setting))
 }
 
@@ -377,7 +383,7 @@ fn ca(secrets: &Secrets, reference: Option<CaReference<'_>>) -> Result<Option<Ve
         let failure = Failure::wait(api::Reason::CredentialsMissing, message, None);
         failure.with_remedy(Remedy::new(setting, action)).export_wide()
     };
-    let data = secrets.0.get(&kind.id(name));
+    let data = secrets.0.get(&kind.named(name));
     let pem = data
         .ok_or_else(|| missing(format!("{object} {name} does not exist")))?
         .get(key)

@@ -23,7 +23,8 @@ use super::secrets::{self, ResolvedSecrets};
 use super::source::read_ca;
 use super::{destination_of, process_context};
 use crate::api::{
-    self, CaSecretRef, Checksum, RequestPayer, S3Destination, SecretRef, Setting, SettingNames,
+    self, CaSecretRef, Checksum, ReferencedKind, RequestPayer, S3Destination, SecretRef, Setting,
+    SettingNames,
 };
 use crate::archive::coverage::Expectation;
 use crate::export::connect::{self, Secrets};
@@ -378,13 +379,14 @@ impl ResolvedDestination {
             .with(Setting::BucketRegion, region_name)
             .with(Setting::BucketEndpoint, endpoint_name)
             .with(Setting::BucketCa, name_of(ca_file.as_ref(), &layers::S3_CA_FILE));
+        let [keys_object, ca_object] = [SECRET, CA.0].map(|name| ReferencedKind::Secret.named(name));
         let mut secrets = BTreeMap::new();
         if let Some(keys) = secrets::bucket_credentials(layers.lookup)? {
-            secrets.insert(SECRET.to_owned(), keys.data);
+            secrets.insert(keys_object.clone(), keys.data);
         }
         if let Some(file) = ca_file {
             secrets.insert(
-                CA.0.to_owned(),
+                ca_object.clone(),
                 BTreeMap::from([(CA.1.to_owned(), read_ca(file)?)]),
             );
         }
@@ -396,11 +398,11 @@ impl ResolvedDestination {
             endpoint: endpoint.map(|endpoint| endpoint.value),
             force_path_style: path_style.map(|path_style| path_style.value),
             service_account_name: None,
-            credentials_secret_ref: secrets.contains_key(SECRET).then(|| SecretRef {
+            credentials_secret_ref: secrets.contains_key(&keys_object).then(|| SecretRef {
                 name: SECRET.to_owned(),
             }),
             ca_config_map_ref: None,
-            ca_secret_ref: secrets.contains_key(CA.0).then(|| CaSecretRef {
+            ca_secret_ref: secrets.contains_key(&ca_object).then(|| CaSecretRef {
                 name: CA.0.to_owned(),
                 key: CA.1.to_owned(),
             }),

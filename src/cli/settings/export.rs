@@ -17,7 +17,7 @@ use super::environment::env_value;
 use super::layers::Layers;
 use super::secrets::{self, SecretKeys, placeholders};
 use super::source::{SourceArgs, SourceSettings};
-use crate::api::{self, EventExport, FieldError, Scope, Setting, SettingNames, Source};
+use crate::api::{self, EventExport, FieldError, ReferencedKind, Scope, Setting, SettingNames, Source};
 
 /// Bucket in the spec of an export to a directory, which no spec can name. It is never opened.
 const NO_BUCKET: &str = "directory";
@@ -218,7 +218,7 @@ impl FlagExport {
                 exports: vec![resource],
                 secrets: secrets
                     .into_iter()
-                    .map(|(name, data)| ((None, name), SecretData(data)))
+                    .map(|(object, data)| ((None, object), SecretData(data)))
                     .collect(),
                 skipped: Vec::new(),
                 setting_names: names,
@@ -248,15 +248,16 @@ impl FlagExport {
             ca_secret_ref,
             ..
         } = self.source.source;
-        secrets.insert(credentials_secret_ref.name, source);
+        secrets.insert(ReferencedKind::Secret.named(&credentials_secret_ref.name), source);
         if let Some(ca) = ca_secret_ref {
-            secrets.insert(ca.name, SecretKeys::from([(ca.key, Vec::new())]));
+            let object = ReferencedKind::Secret.named(&ca.name);
+            secrets.insert(object, SecretKeys::from([(ca.key, Vec::new())]));
         }
-        let documents = std::iter::once(self.document).chain(secrets.into_iter().map(|(name, data)| {
+        let documents = std::iter::once(self.document).chain(secrets.into_iter().map(|(object, data)| {
             json!({
                 "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": name},
+                "kind": object.kind.as_str(),
+                "metadata": {"name": object.name},
                 "stringData": placeholders(&data),
             })
         }));

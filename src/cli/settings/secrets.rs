@@ -13,7 +13,7 @@ use super::super::manifest::{ExportResource, ResourceManifest, SecretData};
 use super::super::secret_file;
 use super::context::SelectedContext;
 use super::environment::EnvLookup;
-use crate::api::{CaReference, ReferencedKind, Setting, SettingNames};
+use crate::api::{CaReference, ReferencedKind, ReferencedObject, Setting, SettingNames};
 use crate::export::connect::Secrets;
 use crate::export::manifest::sign::{PREVIOUS_PUBLIC_KEYS, SIGNING_KEY};
 use crate::storage::{S3Credentials, SecretError};
@@ -108,7 +108,7 @@ static SIGNING_KEYS: [SecretKey<'static>; 2] = [
 /// Secrets of a resource, and the names of the settings whose values came from the environment.
 #[derive(Default)]
 pub struct ResolvedSecrets {
-    /// The Secrets by name.
+    /// The Secrets and ConfigMaps.
     pub secrets: Secrets,
     /// Names of the settings whose values are not in the manifest.
     pub setting_names: SettingNames,
@@ -161,7 +161,7 @@ pub fn of_resource(
         .iter()
         .filter(|required| purposes.contains(&required.purpose))
     {
-        let object = (resource.namespace.clone(), required.id());
+        let object = (resource.namespace.clone(), required.object());
         let found = match manifest.secrets.get(&object) {
             Some(SecretData(data)) => Ok(Some(FoundSecret {
                 data: data.clone(),
@@ -181,7 +181,7 @@ pub fn of_resource(
                 if let Some(names) = found.describe(required.setting) {
                     resolved.setting_names = resolved.setting_names.with(required.setting, names);
                 }
-                let secret = resolved.secrets.0.entry(required.id());
+                let secret = resolved.secrets.0.entry(required.object());
                 secret.or_default().extend(found.data);
             }
             Ok(None) => {
@@ -307,8 +307,8 @@ fn required_secrets(resource: &ExportResource) -> Vec<RequiredSecret<'_>> {
 }
 
 impl RequiredSecret<'_> {
-    fn id(&self) -> String {
-        self.kind.id(self.name)
+    fn object(&self) -> ReferencedObject {
+        self.kind.named(self.name)
     }
 
     /// Returns the Secret from its own variables, else from the common ones.
@@ -418,7 +418,10 @@ fn missing_secret(
         Some(namespace) => format!("in namespace {namespace} of the manifest"),
         None => "in the manifest (without a namespace, as the EventExport)".to_owned(),
     };
-    let elsewhere = manifest.secrets.keys().any(|(_, id)| *id == required.id());
+    let elsewhere = manifest
+        .secrets
+        .keys()
+        .any(|(_, object)| *object == required.object());
     let elsewhere = if elsewhere {
         " (one of that name is in another namespace)"
     } else {
@@ -576,6 +579,10 @@ spec:
   manifest: {signingKeySecretRef: {name: signing}}
 ";
 
+    fn named(name: &str) -> ReferencedObject {
+        ReferencedKind::Secret.named(name)
+    }
+
     fn resolve_text(text: &str, variables: &[(&str, &str)]) -> Result<ResolvedSecrets, String> {
         let manifest = manifest::from_documents(documents::parse(text).unwrap()).unwrap();
         let lookup = |name: &str| {
@@ -604,7 +611,7 @@ spec:
             ("EVENTEXPORT_SIGNING_KEY", "pem"),
         ];
         let secrets = resolve_text(MANIFEST, &common).ok().unwrap().secrets.0;
-        assert_eq!(secrets["tracker.ng"]["apiKey"], b"common");
+        assert_eq!(secrets[&named("tracker.ng")]["apiKey"], b"common");
         let names = resolve_text(MANIFEST, &common).ok().unwrap().setting_names;
         assert_eq!(
             names.name(Setting::SourceCredentials),
@@ -614,8 +621,8 @@ spec:
             names.name(Setting::BucketCredentials),
             "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
         );
-        assert_eq!(secrets["bucket"].len(), 2);
-        assert_eq!(secrets["signing"]["signingKey"], b"pem");
+        assert_eq!(secrets[&named("bucket")].len(), 2);
+        assert_eq!(secrets[&named("signing")]["signingKey"], b"pem");
 
         let own = [
             common.as_slice(),
@@ -624,7 +631,7 @@ spec:
         .concat();
         let secrets = resolve_text(MANIFEST, &own).ok().unwrap().secrets.0;
         assert_eq!(
-            secrets["tracker.ng"],
+            secrets[&named("tracker.ng")],
             BTreeMap::from([("token".to_owned(), b"own".to_vec())])
         );
 
@@ -637,7 +644,7 @@ spec:
         );
         let secrets = resolved.secrets.0;
         assert_eq!(
-            secrets["tracker.ng"],
+            secrets[&named("tracker.ng")],
             BTreeMap::from([("apiKey".to_owned(), b"written".to_vec())])
         );
     }

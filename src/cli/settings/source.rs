@@ -12,7 +12,7 @@ use super::environment::{EnvLookup, env_value};
 use super::layers::{self, Layer, Layers, Resolved, name_of};
 use super::process_context;
 use super::secrets::{self, SecretPrompt};
-use crate::api::{self, CaSecretRef, Region, SecretRef, Setting, SettingNames, Source};
+use crate::api::{self, CaSecretRef, ReferencedKind, Region, SecretRef, Setting, SettingNames, Source};
 use crate::egress::{HostPolicy, check_ca};
 use crate::export::connect::{self, ProcessContext, Secrets};
 use crate::export::failure::Failure;
@@ -223,10 +223,13 @@ impl SourceSettings {
         }
         let username = credentials.data.get("username");
         let username = username.map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned());
-        let mut secrets = BTreeMap::from([(SECRET.to_owned(), credentials.data)]);
+        let mut secrets = BTreeMap::from([(ReferencedKind::Secret.named(SECRET), credentials.data)]);
         if let Some(file) = self.ca_file {
             let pem = read_ca(file)?;
-            secrets.insert(CA.0.to_owned(), BTreeMap::from([(CA.1.to_owned(), pem)]));
+            secrets.insert(
+                ReferencedKind::Secret.named(CA.0),
+                BTreeMap::from([(CA.1.to_owned(), pem)]),
+            );
         }
         let source = ResolvedSource {
             source: self.source,

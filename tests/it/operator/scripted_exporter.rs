@@ -108,7 +108,7 @@ impl Exporter for ScriptedExporter {
             return Err(failure);
         }
         let name = &spec.source.credentials_secret_ref.name;
-        let key = secrets.0.get(name).and_then(|keys| keys.get("apiKey"));
+        let key = secrets.secret(name).and_then(|keys| keys.get("apiKey"));
         let Some(key) = key.map(|key| String::from_utf8_lossy(key).into_owned()) else {
             let message = format!("Secret {name} has no key apiKey");
             return Err(Failure::wait(Reason::CredentialsMissing, message, None).export_wide());
