@@ -14,6 +14,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::checkpoint::{incomplete_at, is_due, latest_at};
+use super::document_task::{DocumentKind, DocumentTask};
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
 use super::manifest::periods::periods;
 use super::report::digest;
@@ -25,9 +26,8 @@ use crate::archive::counts::DayListing;
 use crate::archive::coverage::{
     self, Confirmation, Coverage, Damage, Expectation, Growth, ListingComparison,
 };
-use crate::archive::layout::{AttemptId, Key, StampedDocument};
+use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{AttemptFacts, Journal, LateFacts, overlap};
-use crate::archive::receipt::Sha256Digest;
 use crate::archive::records::{AttemptRecord, ChangedRecord, RangeRecord};
 use crate::archive::window::{HourSet, Window};
 
@@ -46,14 +46,8 @@ pub struct RunObservation<'a> {
     pub active: &'a BTreeSet<Window>,
     /// Attempts that this process works on or recovers.
     pub in_progress: &'a BTreeSet<AttemptId>,
-    /// True while this process writes a manifest.
-    pub sealing: bool,
-    /// True if a task writes a checkpoint.
-    pub checkpointing: bool,
-    /// True if a task gets a time stamp.
-    pub stamping: bool,
-    /// True if a task writes the report.
-    pub reporting: bool,
+    /// Documents that this process writes now.
+    pub writing: &'a BTreeSet<DocumentKind>,
     /// True if manifests and checkpoints get time stamps.
     pub stamps: bool,
     /// True if checkpoints are signed.
@@ -91,16 +85,10 @@ pub struct RunDecision {
     pub recover: Vec<AttemptId>,
     /// Windows with an object but no receipt, to examine now.
     pub adopt: Vec<Window>,
-    /// Next step towards the manifests that are due.
-    pub seal: Option<SealStep>,
     /// True if a manifest is due that is not known to exist.
     pub sealing: bool,
-    /// Day to write the checkpoint of now.
-    pub checkpoint: Option<Date>,
-    /// Document to get a time stamp of now.
-    pub timestamp: Option<StampedDocument>,
-    /// Digest of the archive to write the report on now.
-    pub report: Option<Sha256Digest>,
+    /// Document to write now.
+    pub document: Option<DocumentTask>,
     /// Problems and waits, most severe first.
     pub problems: Vec<Problem>,
     /// Time of the next change that no event announces; `None`: never.
@@ -115,15 +103,6 @@ pub struct RunDecision {
     pub idle: bool,
     /// Counts and cells of the snapshot.
     pub coverage: CoverageSummary,
-}
-
-/// Step towards the manifests that are due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SealStep {
-    /// Check that the remembered head is in the chain. Until then, nothing is added to it.
-    CheckHead,
-    /// Write the manifest of a period, or find it.
-    Seal(RangeRecord),
 }
 
 /// Counts and cells that a snapshot shows.
@@ -736,7 +715,7 @@ impl<'a> DecisionBuilder<'a> {
             journal,
             active,
             in_progress,
-            sealing,
+            writing,
             ..
         } = *self.observation;
         let coverage = &mut self.decision.coverage;
@@ -781,15 +760,7 @@ impl<'a> DecisionBuilder<'a> {
         self.plan_timestamp();
         self.plan_report();
         let decision = &self.decision;
-        let idle = self.is_quiet()
-            && !sealing
-            && decision.seal.is_none()
-            && !self.observation.checkpointing
-            && decision.checkpoint.is_none()
-            && !self.observation.stamping
-            && decision.timestamp.is_none()
-            && !self.observation.reporting
-            && decision.report.is_none();
+        let idle = self.is_quiet() && writing.is_empty() && decision.document.is_none();
         let retry_times: Vec<Timestamp> = decision
             .problems
             .iter()
@@ -806,19 +777,17 @@ impl<'a> DecisionBuilder<'a> {
     }
 
     /// Plans the check of the remembered head, and then the manifest of the first closed period that is not known to have
-    /// one. A period is closed when every
-    /// window is covered (by all shards together) or accepted and no session of it is open, whatever other periods
-    /// miss.
+    /// one. A period is closed when every window is covered (by all shards together) or accepted and no session of it is
+    /// open, whatever other periods miss.
     fn plan_manifest(&mut self) {
         let RunObservation {
             export,
             retry_state,
             now,
-            sealing,
             ..
         } = *self.observation;
-        let step = if retry_state.head_due {
-            Some(SealStep::CheckHead)
+        let task = if retry_state.head_due {
+            Some(DocumentTask::CheckHead)
         } else {
             let due = periods(export, now).into_iter().find(|period| {
                 !retry_state.sealed.contains(period)
@@ -826,44 +795,36 @@ impl<'a> DecisionBuilder<'a> {
                     && self.has_no_open_session(*period)
                     && self.is_fully_covered(*period)
             });
-            due.map(SealStep::Seal)
+            due.map(DocumentTask::Manifest)
         };
-        let Some(step) = step else { return };
+        let Some(task) = task else { return };
         self.decision.finished = false;
         self.decision.complete = false;
         self.decision.sealing = true;
-        if sealing {
+        if self.must_wait(DocumentKind::Manifest) {
             return;
         }
-        let failed = retry_state.seal_retry.as_ref();
-        let failed =
-            failed.filter(|entry| entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy));
         if self.backing_off {
             // Already reported if a window waits for it too.
             if let Some(export_backoff) = retry_state.export_backoff.as_ref().filter(|_| !self.has_due) {
                 self.report_failure(None, export_backoff);
             }
-        } else if let Some(entry) = failed {
-            self.report_failure(None, entry);
-        } else {
-            self.decision.seal = Some(step);
+        } else if !self.report_if_document_delayed(DocumentKind::Manifest) {
+            self.decision.document = Some(task);
         }
     }
 
-    /// Plans the checkpoint of the day: after the manifests that are due, and not while the remembered head is missing.
+    /// Plans the checkpoint of the day: not while the remembered head is missing.
     fn plan_checkpoint(&mut self) {
         let RunObservation {
             export,
             journal,
             retry_state,
-            now,
             store_now,
-            sealing,
-            checkpointing,
             signs,
             ..
         } = *self.observation;
-        let waits = sealing || checkpointing || retry_state.head_due || self.decision.seal.is_some();
+        let waits = retry_state.head_due || self.must_wait(DocumentKind::Checkpoint);
         let Some(day) = is_due(export, journal, store_now, signs).filter(|_| !waits) else {
             return;
         };
@@ -877,98 +838,96 @@ impl<'a> DecisionBuilder<'a> {
         };
         if store_now < wait_until {
             self.wake_at(self.to_local_clock(wait_until));
-            return;
-        }
-        let failed = retry_state.checkpoint_retry.as_ref();
-        match failed.filter(|entry| entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy)) {
-            Some(entry) => self.report_failure(None, entry),
-            None if self.backing_off => {}
-            None => self.decision.checkpoint = Some(day),
+        } else if !self.report_if_document_delayed(DocumentKind::Checkpoint) && !self.backing_off {
+            self.decision.document = Some(DocumentTask::Checkpoint(day));
         }
     }
 
-    /// Plans the next time stamp. A failure is reported and keeps no run alive: nothing depends on a time stamp.
+    /// Plans the next time stamp.
     fn plan_timestamp(&mut self) {
-        let RunObservation {
-            export,
-            journal,
-            retry_state,
-            now,
-            sealing,
-            checkpointing,
-            stamping,
-            stamps,
-            ..
-        } = *self.observation;
-        let writes =
-            sealing || checkpointing || self.decision.seal.is_some() || self.decision.checkpoint.is_some();
-        let Some(document) = next_document(journal).filter(|_| stamps && !stamping && !writes) else {
-            return;
-        };
-        match retry_state
-            .timestamp_retry
-            .as_ref()
-            .filter(|entry| entry.is_backing_off(now))
+        let RunObservation { journal, stamps, .. } = *self.observation;
+        if stamps
+            && !self.must_wait(DocumentKind::Timestamp)
+            && let Some(document) = next_document(journal)
+            && !self.report_if_document_delayed(DocumentKind::Timestamp)
         {
-            None => self.decision.timestamp = Some(document),
-            Some(entry) => {
-                let message = entry.failure.describe(&export.setting_names);
-                let class = RetryClass::Wait(Some(entry.retry_at));
-                self.add_problem(entry.failure.reason, message, None, class, None);
-                self.wake_at(entry.retry_at);
-            }
+            self.decision.document = Some(DocumentTask::Timestamp(document));
         }
     }
 
     /// Plans the report on an archive that has changed since the last one: once nothing is being stored or written, and
-    /// from time to time before. A failure is reported, and ends no run later that has an end: nothing depends on a report.
+    /// from time to time before.
     fn plan_report(&mut self) {
         let RunObservation {
             export,
             journal,
             retry_state,
             now,
-            sealing,
-            checkpointing,
-            stamping,
-            reporting,
             ..
         } = *self.observation;
-        let decision = &self.decision;
-        let writes = sealing
-            || checkpointing
-            || stamping
-            || decision.seal.is_some()
-            || decision.checkpoint.is_some()
-            || decision.timestamp.is_some();
-        if !export.report || reporting || writes || self.source_differs {
-            return;
-        }
-        let (state, forever) = (&retry_state.report, export.retry_policy == RetryPolicy::Forever);
-        let (quiet, failed) = (self.is_quiet(), retry_state.report_retry.as_ref());
-        if let Some(entry) = failed.filter(|entry| entry.is_backing_off(now)) {
-            let message = entry.failure.describe(&export.setting_names);
-            let class = RetryClass::Wait(Some(entry.retry_at));
-            self.add_problem(entry.failure.reason, message, None, class, None);
-            self.wake_at(entry.retry_at);
-            self.retry_pending |= forever;
+        if !export.report
+            || self.source_differs
+            || self.must_wait(DocumentKind::Report)
+            || self.report_if_document_delayed(DocumentKind::Report)
+        {
             return;
         }
         // The last one of a run that ends.
-        let ends = !forever && !self.retry_pending;
-        let due_at = state.due_at(quiet, ends);
+        let ends = export.retry_policy != RetryPolicy::Forever && !self.retry_pending;
+        let quiet = self.is_quiet();
+        let due_at = retry_state.report.due_at(quiet, ends);
         if !quiet && now < due_at {
             return;
         }
         let archive = digest(export, journal, now);
-        if state.about == Some(archive) && journal.has_report {
+        if retry_state.report.about == Some(archive) && journal.has_report {
             return;
         }
         if now < due_at {
             self.wake_at(due_at);
             self.retry_pending = true;
         } else {
-            self.decision.report = Some(archive);
+            self.decision.document = Some(DocumentTask::Report(archive));
+        }
+    }
+
+    /// True if a document waits for one before it, or for itself: planned or being written.
+    fn must_wait(&self, kind: DocumentKind) -> bool {
+        self.decision.document.is_some() || self.observation.writing.range(..=kind).next().is_some()
+    }
+
+    /// Returns true, and reports the failure, if a document waits for a retry or has no attempts left. Nothing depends on
+    /// time stamps and reports: they fail no run that has an end, and are tried without a limit.
+    fn report_if_document_delayed(&mut self, kind: DocumentKind) -> bool {
+        let RunObservation {
+            export,
+            retry_state,
+            now,
+            ..
+        } = *self.observation;
+        let Some(entry) = retry_state.documents.get(&kind) else {
+            return false;
+        };
+        let backing_off = entry.is_backing_off(now);
+        match kind {
+            DocumentKind::Manifest | DocumentKind::Checkpoint => {
+                let delayed = backing_off || entry.is_exhausted(export.retry_policy);
+                if delayed {
+                    self.report_failure(None, entry);
+                }
+                delayed
+            }
+            DocumentKind::Timestamp | DocumentKind::Report => {
+                if backing_off {
+                    let message = entry.failure.describe(&export.setting_names);
+                    let class = RetryClass::Wait(Some(entry.retry_at));
+                    self.add_problem(entry.failure.reason, message, None, class, None);
+                    self.wake_at(entry.retry_at);
+                    self.retry_pending |=
+                        kind == DocumentKind::Report && export.retry_policy == RetryPolicy::Forever;
+                }
+                backing_off
+            }
         }
     }
 

@@ -13,6 +13,8 @@ mod checkpoint;
 mod commit;
 pub mod connect;
 pub mod decide;
+pub mod document_task;
+mod documents;
 pub mod engine;
 mod evaluate;
 pub mod failure;

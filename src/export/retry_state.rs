@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::document_task::DocumentKind;
 use super::failure::{Failure, FailureScope, Observed, RetryClass};
 use super::report::ReportState;
 use super::spec::RetryPolicy;
@@ -46,16 +47,10 @@ pub struct RetryState {
     pub sealed: BTreeSet<RangeRecord>,
     /// True if the remembered head must be found in the chain before anything is added to it.
     pub head_due: bool,
-    /// Failure of the last attempt to write a manifest.
-    pub seal_retry: Option<RetryEntry>,
-    /// Failure of the last attempt to write a checkpoint.
-    pub checkpoint_retry: Option<RetryEntry>,
-    /// Failure of the last attempt to get a time stamp.
-    pub timestamp_retry: Option<RetryEntry>,
+    /// Failures of the last attempts to write a document.
+    pub documents: BTreeMap<DocumentKind, RetryEntry>,
     /// Reports.
     pub report: ReportState,
-    /// Failure of the last attempt to write a report.
-    pub report_retry: Option<RetryEntry>,
     /// Maximum time to wait for a session while none can be opened; `None`: no limit.
     pub session_wait: Option<Duration>,
 }
@@ -126,11 +121,7 @@ impl RetryState {
         self.sealed.clear();
         (self.report.at_once, self.report.about) = (true, None);
         let windows = self.windows.values_mut();
-        let others = self.unrecovered.values_mut().chain(&mut self.seal_retry);
-        let others = others
-            .chain(&mut self.checkpoint_retry)
-            .chain(&mut self.timestamp_retry)
-            .chain(&mut self.report_retry);
+        let others = self.unrecovered.values_mut().chain(self.documents.values_mut());
         for entry in windows.chain(others).chain(&mut self.export_backoff) {
             // Not what a peer or a rule set, such as Retry-After and the second look at an expired day.
             let set = matches!(
@@ -193,36 +184,16 @@ impl RetryState {
         self.unrecovered.insert(id, entry);
     }
 
-    /// Records that the manifest of a period exists.
-    pub fn record_seal(&mut self, period: RangeRecord) {
-        self.seal_retry = None;
-        self.sealed.insert(period);
-    }
-
-    /// Records a failure to write a checkpoint.
-    pub fn record_checkpoint_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
-        self.checkpoint_retry = Some(next_entry(self.checkpoint_retry.as_ref(), failure, now, jitter));
-    }
-
-    /// Records a failure to get a time stamp.
-    pub fn record_timestamp_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
-        self.timestamp_retry = Some(next_entry(self.timestamp_retry.as_ref(), failure, now, jitter));
-    }
-
-    /// Records a failure to write a report.
-    pub fn record_report_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
-        self.report_retry = Some(next_entry(self.report_retry.as_ref(), failure, now, jitter));
-    }
-
-    /// Records that the remembered head is in the chain.
-    pub fn record_head_checked(&mut self) {
-        self.seal_retry = None;
-        self.head_due = false;
-    }
-
-    /// Records a failure to write a manifest.
-    pub fn record_seal_failure(&mut self, failure: Failure, now: Timestamp, jitter: f64) {
-        self.seal_retry = Some(next_entry(self.seal_retry.as_ref(), failure, now, jitter));
+    /// Records a failure to write a document.
+    pub fn record_document_failure(
+        &mut self,
+        kind: DocumentKind,
+        failure: Failure,
+        now: Timestamp,
+        jitter: f64,
+    ) {
+        let entry = next_entry(self.documents.get(&kind), failure, now, jitter);
+        self.documents.insert(kind, entry);
     }
 
     /// Records a failure to get the newest counts of the service. Returns true if it is tried again.

@@ -14,21 +14,16 @@ use tracing::Instrument as _;
 
 use super::active_work::{ActiveWork, EventEffect};
 use super::attempt::{AttemptReport, PriorEvidence, WindowOutcome, export_window};
-use super::checkpoint::{CheckpointDraft, write_checkpoint};
 use super::commit::ReceiptWrite;
-use super::decide::{
-    HELD_RELIST_INTERVAL, RunDecision, RunObservation, SealStep, decide, other_hours_events,
-};
+use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
+use super::document_task::{DocumentKind, DocumentTask};
+use super::documents::{DocumentResult, Documents};
 use super::engine::{RunControl, SpecUpdate};
 use super::failure::{Failure, Observed, Problem, RetryClass};
 use super::journal_io::{load_day, put_record};
-use super::manifest::chain::{ChainCache, ensure_manifest};
-use super::manifest::head::{HeadRecord, check_head, next_head};
-use super::manifest::statement::build_statement;
-
 use super::open::{JournaledSessions, conditional_writes_unsupported, stopped};
 use super::recovery::{InterruptedAttempt, adopt_object, recover_attempt};
-use super::report::{ReportState, write_report};
+use super::report::ReportState;
 use super::retry_state::RetryState;
 use super::revision::{RevisionTarget, StoredRevisions, confirm_count};
 use super::run_context::{RunContext, RunInbox};
@@ -36,16 +31,14 @@ use super::run_tasks::{RunTask, RunTaskEnd, RunTaskResult, RunTasks};
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};
 use super::spec::RetryPolicy;
 use super::task_events::TaskEvent;
-use super::timestamp::write_timestamp;
 use crate::api::Reason;
 use crate::archive::counts::DayListing;
 use crate::archive::coverage::{Confirmation, Growth};
-use crate::archive::layout::{AttemptId, Key, StampedDocument};
+use crate::archive::layout::{AttemptId, Key};
 use crate::archive::listing::{Journal, overlap};
-use crate::archive::manifest::ChainListing;
 use crate::archive::read::read_receipts;
 use crate::archive::receipt::{ReceiptFacts, Sha256Digest};
-use crate::archive::records::{ArchiveRecord, RangeRecord, Receipt, SplitRecord, encode};
+use crate::archive::records::{ArchiveRecord, Receipt, SplitRecord, encode};
 use crate::archive::window::Window;
 use crate::session::occupancy::SessionHolder;
 use crate::storage::{PutMode, StoreError};
@@ -84,10 +77,7 @@ pub(super) struct ExportRun {
     /// `None`: the bucket must be listed first.
     journal: Option<Journal>,
     retry_state: RetryState,
-    /// Manifests that this run has read or written.
-    chain_cache: ChainCache,
-    /// Newest manifest, as remembered outside the bucket, or as this run found it later.
-    head: Option<HeadRecord>,
+    documents: Documents,
     /// Attempts, sessions and transfers.
     work: ActiveWork,
     inbox: RunInbox,
@@ -148,7 +138,7 @@ impl ExportRun {
             sessions: _,
             retry_state,
         } = control;
-        let abandoned = ctx.export.abandoned_head.clone();
+        let documents = Documents::new(head, ctx.export.abandoned_head.as_ref());
         Self {
             retry_state: retry_state.map_or_else(
                 || RetryState {
@@ -163,8 +153,7 @@ impl ExportRun {
             ),
             ctx,
             journal: None,
-            chain_cache: ChainCache::new(),
-            head: next_head(head, None, abandoned.as_ref()),
+            documents,
             work: ActiveWork::default(),
             inbox,
             tasks: RunTasks::default(),
@@ -276,13 +265,13 @@ impl ExportRun {
         }
         let SpecUpdate { number, export } = self.updates.borrow_and_update().clone();
         let Some(export) = export else { return };
-        self.head = next_head(self.head.take(), None, export.abandoned_head.as_ref());
+        self.documents.forget_abandoned(export.abandoned_head.as_ref());
         self.ctx = Arc::new(self.ctx.with_export(export));
         self.applied = number;
         // The periods of manifests and the days to compare may be others.
         self.retry_state.sealed.clear();
-        self.retry_state.seal_retry = None;
-        self.retry_state.head_due = self.head.is_some();
+        self.retry_state.documents.remove(&DocumentKind::Manifest);
+        self.retry_state.head_due = self.documents.head().is_some();
         self.counts = None;
         // A person who changes a spec expects a try at once.
         self.end_waits();
@@ -323,16 +312,11 @@ impl ExportRun {
                 self.ctx
                     .export
                     .mark_foreign_attempts(&mut journal, self.store_clock_offset);
-                let links = std::mem::take(&mut journal.chain.links);
-                if let Some(HeadRecord { head, .. }) = &self.head {
-                    self.chain_cache.remove(&head.sequence);
-                }
-                let links = links.into_iter().map(|(number, link)| (number, link.into()));
-                self.chain_cache.extend(links);
+                self.documents.add_links(std::mem::take(&mut journal.chain.links));
                 self.ctx.remove_spent_attempts(&mut journal);
                 self.journal = Some(journal);
                 self.retry_state.sealed.clear();
-                self.retry_state.head_due = self.head.is_some();
+                self.retry_state.head_due = self.documents.head().is_some();
                 self.listed_at = self.now();
                 self.looked = looking;
                 if std::mem::take(&mut self.listing_failed) {
@@ -397,22 +381,14 @@ impl ExportRun {
             return self.decide_unlisted();
         };
         let (active, in_progress) = (self.tasks.windows(), self.attempts_in_progress());
+        let writing = self.tasks.documents();
         let now = self.now();
         decide(&RunObservation {
             export: &self.ctx.export,
             journal,
             active: &active,
             in_progress: &in_progress,
-            sealing: self
-                .tasks
-                .is_running(|task| matches!(task, RunTask::Seal(_) | RunTask::CheckHead)),
-            checkpointing: self
-                .tasks
-                .is_running(|task| matches!(task, RunTask::Checkpoint(_))),
-            stamping: self
-                .tasks
-                .is_running(|task| matches!(task, RunTask::Timestamp(_))),
-            reporting: self.tasks.is_running(|task| *task == RunTask::Report),
+            writing: &writing,
             stamps: self.ctx.peers.timestamps.is_some(),
             signs: self.ctx.peers.signing.available().is_some(),
             retry_state: &self.retry_state,
@@ -550,26 +526,11 @@ impl ExportRun {
                 RunTaskResult::Adopt(window, adopt_object(&ctx, window).instrument(span).await)
             });
         }
-        match decision.seal {
-            Some(SealStep::CheckHead) => self.check_head(),
-            Some(SealStep::Seal(period)) => self.seal(period),
-            None => {}
+        if let Some(task) = decision.document {
+            self.write_document(task);
         }
         for confirmation in decision.confirm {
             self.confirm(confirmation);
-        }
-        if let Some(day) = decision.checkpoint {
-            self.checkpoint(day);
-        }
-        if let Some(document) = decision.timestamp {
-            self.spawn(RunTask::Timestamp(document), move |ctx| async move {
-                RunTaskResult::Timestamp(document, write_timestamp(&ctx, document).await)
-            });
-        }
-        if let Some(archive) = decision.report {
-            self.spawn(RunTask::Report, move |ctx| async move {
-                RunTaskResult::Report(archive, write_report(&ctx, archive).await)
-            });
         }
         let journaled_sessions = Arc::new(self.journaled_sessions());
         for window in decision.start.into_iter().chain(decision.revise) {
@@ -761,98 +722,20 @@ impl ExportRun {
         }
     }
 
-    /// Starts the task that checks that the remembered head is in the chain.
-    fn check_head(&mut self) {
+    /// Starts the task that writes a document.
+    fn write_document(&mut self, task: DocumentTask) {
         let Some(journal) = &self.journal else { return };
-        let mut chain = journal.chain.clone();
-        let (mut cache, head) = (self.chain_cache.clone(), self.head.clone());
-        self.spawn(RunTask::CheckHead, move |ctx| async move {
-            let checked = check_head(&ctx, head.as_ref(), &mut chain, &mut cache).await;
-            RunTaskResult::CheckHead(checked.map(|()| chain), cache)
+        let (ctx, sealed) = (Arc::clone(&self.ctx), &self.retry_state.sealed);
+        let work = self.documents.work(task, ctx, journal, sealed);
+        self.spawn(RunTask::Document(task), |_| async move {
+            RunTaskResult::Document(task, work.await)
         });
     }
 
-    /// Starts the task that adds the manifest of a closed period to the chain.
-    fn seal(&mut self, period: RangeRecord) {
-        let Some(journal) = &self.journal else { return };
-        let Some(statement) = build_statement(&self.ctx.export, journal, period) else {
-            let message = format!(
-                "cannot build the manifest of {} to {}: a day of the closed period is not covered; this is a bug in eventexport, report it",
-                period.start, period.end
-            );
-            let failure = Failure::retry(Reason::Failed, message);
-            let now = self.now();
-            return self.retry_state.record_seal_failure(failure, now, rand::random());
-        };
-        let chain = journal.chain.clone();
-        let (mut cache, head) = (self.chain_cache.clone(), self.head.clone());
-        self.spawn(RunTask::Seal(period), move |ctx| async move {
-            let sealed = ensure_manifest(&ctx, statement, chain, &mut cache, head.as_ref()).await;
-            RunTaskResult::Seal(period, sealed, cache)
-        });
-    }
-
-    /// Starts the task that writes the checkpoint of a day.
-    fn checkpoint(&mut self, day: Date) {
-        let Some(journal) = &self.journal else { return };
-        let (sealed, head) = (&self.retry_state.sealed, self.head.as_ref());
-        let draft = CheckpointDraft::new(&self.ctx.export, journal, sealed, head, day);
-        self.spawn(RunTask::Checkpoint(day), move |ctx| async move {
-            RunTaskResult::Checkpoint(day, write_checkpoint(&ctx, &draft).await)
-        });
-    }
-
-    fn checkpoint_done(&mut self, day: Date, outcome: Result<(), Failure>, now: Timestamp) {
-        match outcome {
-            Ok(()) => {
-                self.retry_state.checkpoint_retry = None;
-                if let Some(journal) = &mut self.journal {
-                    journal.checkpoints.insert(day);
-                    journal.checkpoint_signatures.insert(day);
-                }
-            }
-            Err(failure) => {
-                tracing::info!(%day, reason = %failure.reason, error = failure.message, "cannot write checkpoint");
-                self.retry_state
-                    .record_checkpoint_failure(failure, now, rand::random());
-            }
-        }
-    }
-
-    fn timestamp_done(&mut self, document: StampedDocument, outcome: Result<(), Failure>, now: Timestamp) {
-        match outcome {
-            Ok(()) => {
-                self.retry_state.timestamp_retry = None;
-                if let Some(journal) = &mut self.journal {
-                    journal.timestamps.insert(document);
-                }
-            }
-            Err(failure) => {
-                tracing::warn!(reason = %failure.reason, error = failure.message, "cannot get time stamp");
-                self.retry_state
-                    .record_timestamp_failure(failure, now, rand::random());
-            }
-        }
-    }
-
-    fn report_done(&mut self, archive: Option<Sha256Digest>, outcome: Result<bool, Failure>, now: Timestamp) {
-        match (archive, outcome) {
-            (Some(archive), Ok(written)) => {
-                self.retry_state.report_retry = None;
-                self.retry_state.report.record(archive, written, now);
-                if let Some(journal) = &mut self.journal {
-                    journal.has_report = true;
-                }
-            }
-            // A stop is not a failure.
-            (_, Err(_)) if self.ctx.stop.is_cancelled() => {}
-            (_, Err(failure)) => {
-                tracing::warn!(reason = %failure.reason, error = failure.message, "cannot write report");
-                self.retry_state
-                    .record_report_failure(failure, now, rand::random());
-            }
-            (None, Ok(_)) => {}
-        }
+    fn document_done(&mut self, task: DocumentTask, result: DocumentResult) {
+        let journal = self.journal.as_mut();
+        self.documents
+            .record(task, result, &self.ctx, journal, &mut self.retry_state);
     }
 
     /// Waits for a result, the stop signal, a new session or `wake`, and processes all results that are there.
@@ -958,20 +841,8 @@ impl ExportRun {
                     self.recover_done(id, user_known, outcome, now).await;
                 }
                 RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
-                RunTaskResult::CheckHead(outcome, cache) => {
-                    self.chain_cache = cache;
-                    self.head_checked(outcome, now);
-                }
-                RunTaskResult::Seal(period, outcome, cache) => {
-                    self.chain_cache = cache;
-                    self.seal_done(period, outcome, now);
-                }
                 RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
-                RunTaskResult::Checkpoint(day, outcome) => self.checkpoint_done(day, outcome, now),
-                RunTaskResult::Timestamp(document, outcome) => {
-                    self.timestamp_done(document, outcome, now);
-                }
-                RunTaskResult::Report(archive, outcome) => self.report_done(Some(archive), outcome, now),
+                RunTaskResult::Document(task, result) => self.document_done(task, result),
                 RunTaskResult::ListDays(outcome) => self.list_days_done(outcome, now),
             },
             RunTaskEnd::Panicked(task, error) => {
@@ -991,16 +862,11 @@ impl ExportRun {
                             .record_failure(window, failure, now, rand::random());
                         self.refresh_day(window).await;
                     }
-                    Some(RunTask::Seal(_) | RunTask::CheckHead) => {
-                        self.retry_state.record_seal_failure(failure, now, rand::random());
-                    }
                     Some(RunTask::Confirm(window)) => {
                         self.retry_state
                             .record_failure(window, failure, now, rand::random());
                     }
-                    Some(RunTask::Checkpoint(day)) => self.checkpoint_done(day, Err(failure), now),
-                    Some(RunTask::Timestamp(document)) => self.timestamp_done(document, Err(failure), now),
-                    Some(RunTask::Report) => self.report_done(None, Err(failure), now),
+                    Some(RunTask::Document(task)) => self.document_done(task, Err(failure).into()),
                     Some(RunTask::ListDays) => self.list_days_done(Err(failure), now),
                     None => {}
                 }
@@ -1165,48 +1031,6 @@ impl ExportRun {
             .record_failure(window, failure, now, rand::random());
     }
 
-    fn head_checked(&mut self, outcome: Result<ChainListing, Failure>, now: Timestamp) {
-        match outcome {
-            Ok(chain) => {
-                self.retry_state.record_head_checked();
-                if let Some(journal) = &mut self.journal {
-                    journal.chain = chain;
-                }
-            }
-            Err(failure) => self.seal_failed(failure, now),
-        }
-    }
-
-    fn seal_done(
-        &mut self,
-        period: RangeRecord,
-        outcome: Result<(ChainListing, Option<HeadRecord>), Failure>,
-        now: Timestamp,
-    ) {
-        match outcome {
-            Ok((chain, found)) => {
-                self.retry_state.record_seal(period);
-                if let Some(journal) = &mut self.journal {
-                    journal.chain = chain;
-                }
-                let abandoned = self.ctx.export.abandoned_head.as_ref();
-                let head = next_head(self.head.clone(), found, abandoned);
-                if head != self.head
-                    && let Some(HeadRecord { head, .. }) = &head
-                {
-                    tracing::info!(%head, key_id = head.key_id, "newest manifest, to be remembered outside the bucket");
-                }
-                self.head = head;
-            }
-            Err(failure) => self.seal_failed(failure, now),
-        }
-    }
-
-    fn seal_failed(&mut self, failure: Failure, now: Timestamp) {
-        tracing::info!(reason = %failure.reason, error = failure.message, "cannot write manifest");
-        self.retry_state.record_seal_failure(failure, now, rand::random());
-    }
-
     /// Lists one day again; on failure drops the journal, so that the complete bucket is listed later.
     async fn refresh_day(&mut self, window: Window) {
         let ctx = Arc::clone(&self.ctx);
@@ -1321,7 +1145,7 @@ impl ExportRun {
             finished: decision.finished,
             complete: decision.complete,
             manifest_due: decision.sealing,
-            head: self.head.clone(),
+            head: self.documents.head().cloned(),
             next_run_at: decision.wake,
             windows: Arc::new(windows),
             transfers: self.work.transfers(),

@@ -3,20 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use jiff::civil::Date;
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::Instrument as _;
 
 use super::attempt::AttemptReport;
 use super::commit::ReceiptWrite;
+use super::document_task::{DocumentKind, DocumentTask};
+use super::documents::DocumentResult;
 use super::failure::Failure;
-use super::manifest::chain::ChainCache;
-use super::manifest::head::HeadRecord;
 use crate::archive::counts::DayListing;
-use crate::archive::layout::{AttemptId, StampedDocument};
-use crate::archive::manifest::ChainListing;
-use crate::archive::receipt::Sha256Digest;
-use crate::archive::records::RangeRecord;
+use crate::archive::layout::AttemptId;
 use crate::archive::window::Window;
 
 /// Task of a run.
@@ -25,13 +21,8 @@ pub(super) enum RunTask {
     Window(Window),
     Recover(AttemptId),
     Adopt(Window),
-    /// Checks that the remembered head is in the chain.
-    CheckHead,
     Confirm(Window),
-    Seal(RangeRecord),
-    Checkpoint(Date),
-    Timestamp(StampedDocument),
-    Report,
+    Document(DocumentTask),
     ListDays,
 }
 
@@ -41,19 +32,8 @@ pub(super) enum RunTaskResult {
     /// With whether the user of the sessions was known at its start.
     Recover(AttemptId, bool, Result<(), Failure>),
     Adopt(Window, Result<bool, Failure>),
-    /// Also after a failure with the manifests that the task read.
-    CheckHead(Result<ChainListing, Failure>, ChainCache),
-    /// Also after a failure with the manifests that the task read or wrote.
-    Seal(
-        RangeRecord,
-        Result<(ChainListing, Option<HeadRecord>), Failure>,
-        ChainCache,
-    ),
-    Checkpoint(Date, Result<(), Failure>),
-    Timestamp(StampedDocument, Result<(), Failure>),
-    /// With the digest of the archive that the report is about; true if it was sent.
-    Report(Sha256Digest, Result<bool, Failure>),
     Confirm(Window, Result<ReceiptWrite, Failure>),
+    Document(DocumentTask, DocumentResult),
     ListDays(Result<Option<Arc<DayListing>>, Failure>),
 }
 
@@ -119,6 +99,14 @@ impl RunTasks {
     pub(super) fn windows(&self) -> BTreeSet<Window> {
         self.select(|task| match task {
             RunTask::Window(window) => Some(*window),
+            _ => None,
+        })
+    }
+
+    /// Returns the kinds of documents that are being written.
+    pub(super) fn documents(&self) -> BTreeSet<DocumentKind> {
+        self.select(|task| match task {
+            RunTask::Document(task) => Some(task.kind()),
             _ => None,
         })
     }

@@ -18,6 +18,7 @@ use crate::archive::manifest::document::GapEntry;
 use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
 use crate::archive::records::{ArchiveRecord as _, AttemptRecord};
 use crate::archive::window::Window;
+use crate::export::document_task::DocumentKind;
 use crate::export::failure::{Failure, RetryClass};
 use crate::export::retry_state::{RetryEntry, RetryState};
 use crate::export::shard::Shard;
@@ -33,7 +34,8 @@ pub(super) struct DecisionFixture {
     pub(super) journal: Journal,
     pub(super) active: BTreeSet<Window>,
     pub(super) in_progress: BTreeSet<AttemptId>,
-    pub(super) sealing: bool,
+    pub(super) writing: BTreeSet<DocumentKind>,
+    pub(super) stamps: bool,
     pub(super) retry_state: RetryState,
     pub(super) counts: Option<DayListing>,
     pub(super) now: Timestamp,
@@ -47,11 +49,8 @@ impl DecisionFixture {
             journal: &self.journal,
             active: &self.active,
             in_progress: &self.in_progress,
-            sealing: self.sealing,
-            checkpointing: false,
-            stamping: false,
-            reporting: false,
-            stamps: false,
+            writing: &self.writing,
+            stamps: self.stamps,
             signs: false,
             retry_state: &self.retry_state,
             oldest_listed: None,
@@ -334,7 +333,8 @@ prop_compose! {
             journal: Journal::default(),
             active: BTreeSet::new(),
             in_progress: BTreeSet::new(),
-            sealing,
+            writing: sealing.then_some(DocumentKind::Manifest).into_iter().collect(),
+            stamps: false,
             retry_state: RetryState::default(),
             counts: None,
             now,
@@ -353,7 +353,7 @@ prop_compose! {
         }
         fixture.retry_state.windows.extend(failed);
         fixture.retry_state.export_backoff = export_backoff;
-        fixture.retry_state.seal_retry = seal;
+        fixture.retry_state.documents.extend(seal.map(|entry| (DocumentKind::Manifest, entry)));
         fixture
     }
 }

@@ -71,7 +71,8 @@ proptest! {
         let (with, without) = (reporting.decide(), fixture.decide());
         prop_assert_eq!((with.start, with.split), (without.start, without.split));
         prop_assert_eq!((with.recover, with.adopt), (without.recover, without.adopt));
-        prop_assert_eq!((with.seal, with.sealing), (without.seal, without.sealing));
+        let others = with.document.filter(|task| task.kind() != DocumentKind::Report);
+        prop_assert_eq!((others, with.sealing), (without.document, without.sealing));
         prop_assert_eq!((with.finished, with.complete), (without.finished, without.complete));
         prop_assert_eq!(with.problems, without.problems);
         prop_assert_eq!(with.coverage, without.coverage);
@@ -142,12 +143,12 @@ proptest! {
     #[test]
     fn every_decision_acts_or_waits_or_reports_why_it_is_idle(fixture in fixtures()) {
         let decision = fixture.decide();
-        let in_progress = !fixture.active.is_empty() || !fixture.in_progress.is_empty() || fixture.sealing;
+        let in_progress = !fixture.active.is_empty() || !fixture.in_progress.is_empty() || !fixture.writing.is_empty();
         let acts = !(decision.start.is_empty()
             && decision.split.is_empty()
             && decision.recover.is_empty()
             && decision.adopt.is_empty()
-            && decision.seal.is_none());
+            && decision.document.is_none());
         if let Some(wake) = decision.wake {
             prop_assert!(wake > fixture.now, "wakes in the past");
         }
@@ -199,14 +200,14 @@ proptest! {
     #[test]
     fn a_period_due_for_sealing_has_a_statement_and_is_not_complete(fixture in fixtures()) {
         let decision = fixture.decide();
-        if let Some(SealStep::Seal(period)) = decision.seal {
-            prop_assert!(decision.sealing && !decision.complete && !decision.idle && !fixture.sealing);
+        if let Some(DocumentTask::Manifest(period)) = decision.document {
+            prop_assert!(decision.sealing && !decision.complete && !decision.idle && fixture.writing.is_empty());
             prop_assert!(build_statement(&fixture.export, &fixture.journal, period).is_some(), "{period:?}");
         }
         let is_own = |id: &AttemptId| !fixture.journal.attempts_by_others(id.window, "self", fixture.store_now).any(|(other, _)| other == id);
         let own = fixture.journal.attempts.keys().filter(|id| is_own(id)).map(|id| id.window);
         let mut open = own.chain(fixture.active.iter().copied());
-        if let Some(SealStep::Seal(period)) = decision.seal {
+        if let Some(DocumentTask::Manifest(period)) = decision.document {
             prop_assert!(!open.any(|window| period.contains(window)), "sessions may be open");
         }
     }
@@ -234,7 +235,7 @@ proptest! {
                 && decision.split.is_empty()
                 && decision.recover.is_empty()
                 && decision.adopt.is_empty()
-                && decision.seal.is_none();
+                && decision.document.is_none();
             // Work in progress ends before the next decision takes effect.
             let ended: Vec<Window> = std::mem::take(&mut fixture.active).into_iter().collect();
             let recovered = std::mem::take(&mut fixture.in_progress);
@@ -261,9 +262,10 @@ proptest! {
             for window in decision.adopt {
                 fixture.retry_state.foreign_objects.insert(window);
             }
-            fixture.sealing = false;
-            if let Some(SealStep::Seal(period)) = decision.seal {
-                fixture.retry_state.record_seal(period);
+            fixture.writing.clear();
+            if let Some(DocumentTask::Manifest(period)) = decision.document {
+                fixture.retry_state.sealed.insert(period);
+                fixture.retry_state.documents.clear();
             }
             fixture.active = decision.start.into_iter().collect();
             if is_noop && fixture.active.is_empty()

@@ -21,7 +21,8 @@ fn split_day(open: usize, parallelism: usize) -> DecisionFixture {
         journal: Journal::default(),
         active: BTreeSet::new(),
         in_progress: BTreeSet::new(),
-        sealing: false,
+        writing: BTreeSet::new(),
+        stamps: false,
         retry_state: RetryState::default(),
         counts: None,
         now: at(100),
@@ -114,41 +115,143 @@ fn each_closed_period_is_sealed_whatever_other_periods_miss() {
         year(date(2019, 1, 1), date(2019, 12, 31)),
     );
     let accept = |start| vec![GapEntry::new(start, second.end, "lost")];
-    assert_eq!(fixture.decide().seal, None);
+    assert_eq!(fixture.decide().document, None);
     fixture.export.accepted_gaps = accept(second.start);
     let decision = fixture.decide();
     assert_eq!(
-        (decision.seal, decision.complete),
-        (Some(SealStep::Seal(second)), false)
+        (decision.document, decision.complete),
+        (Some(DocumentTask::Manifest(second)), false)
     );
     // A session of the period is open.
     fixture.active.insert(Window::day(date(2019, 3, 1)));
-    assert_eq!(fixture.decide().seal, None);
+    assert_eq!(fixture.decide().document, None);
     fixture.active.clear();
-    fixture.retry_state.record_seal(second);
+    fixture.retry_state.sealed.insert(second);
     let decision = fixture.decide();
     assert_eq!(
-        (decision.seal, decision.sealing, decision.complete),
+        (decision.document, decision.sealing, decision.complete),
         (None, false, false)
     );
     // The first year misses nothing any more.
     fixture.export.accepted_gaps = accept(date(2018, 6, 3));
     let decision = fixture.decide();
     assert_eq!(
-        (decision.seal, decision.complete),
-        (Some(SealStep::Seal(first)), false)
+        (decision.document, decision.complete),
+        (Some(DocumentTask::Manifest(first)), false)
     );
-    fixture.retry_state.record_seal(first);
+    fixture.retry_state.sealed.insert(first);
     assert!(fixture.decide().complete);
     // The remembered head comes before everything else.
     fixture.retry_state.head_due = true;
     let decision = fixture.decide();
     assert_eq!(
-        (decision.seal, decision.complete),
-        (Some(SealStep::CheckHead), false)
+        (decision.document, decision.complete),
+        (Some(DocumentTask::CheckHead), false)
     );
-    fixture.retry_state.record_head_checked();
+    fixture.retry_state.head_due = false;
     assert!(fixture.decide().complete);
+}
+
+#[test]
+fn documents_are_written_in_the_order_of_their_kinds() {
+    use DocumentKind::{Checkpoint, Manifest, Report, Timestamp};
+    // A continuous export in its second year, in the evening: the only day that is no accepted gap is stored.
+    let mut fixture = split_day(0, 1);
+    let today = date(2019, 1, 2);
+    fixture.export.end = None;
+    fixture.export.accepted_gaps = vec![GapEntry::new(date(2018, 6, 3), today, "lost")];
+    fixture.export.report = true;
+    fixture.stamps = true;
+    fixture.now = Window::hour(today, 20).unwrap().end();
+    fixture.store_now = fixture.now;
+    for due in [Manifest, Checkpoint, Timestamp, Report] {
+        let document = fixture.decide().document.expect("it is due");
+        assert_eq!(document.kind(), due);
+        for running in [Manifest, Checkpoint, Timestamp, Report] {
+            fixture.writing = BTreeSet::from([running]);
+            let decision = fixture.decide();
+            let expected = (running > due).then_some(document);
+            assert_eq!(decision.document, expected, "{due:?} beside {running:?}");
+            assert!(!decision.idle, "{due:?} beside {running:?}");
+        }
+        fixture.writing.clear();
+        match document {
+            DocumentTask::CheckHead => panic!("no head is remembered"),
+            DocumentTask::Manifest(_) => {
+                let periods = periods(&fixture.export, fixture.now);
+                fixture.retry_state.sealed.extend(periods);
+            }
+            DocumentTask::Checkpoint(day) => {
+                fixture.journal.checkpoints.insert(day);
+            }
+            DocumentTask::Timestamp(stamped) => {
+                fixture.journal.timestamps.insert(stamped);
+            }
+            DocumentTask::Report(archive) => {
+                fixture.retry_state.report.record(archive, true, fixture.now);
+                fixture.journal.has_report = true;
+            }
+        }
+    }
+    let decision = fixture.decide();
+    assert!(decision.document.is_none() && decision.idle, "{decision:?}");
+}
+
+#[test]
+fn a_document_that_failed_waits_for_its_retry() {
+    use DocumentKind::{Checkpoint, Manifest, Report, Timestamp};
+    let (forever, limited) = (RetryPolicy::Forever, RetryPolicy::MaxAttempts(3));
+    // Columns: the document, the policy, whether the run waits for the retry.
+    for (kind, retry_policy, waits) in [
+        (Manifest, forever, true),
+        (Checkpoint, forever, true),
+        (Timestamp, forever, false),
+        (Report, forever, true),
+        (Manifest, limited, true),
+        (Checkpoint, limited, true),
+        (Timestamp, limited, false),
+        (Report, limited, false),
+    ] {
+        let mut fixture = reported_day(retry_policy);
+        fixture.export.report = kind == Report;
+        match kind {
+            Manifest => fixture.retry_state.sealed.clear(),
+            Checkpoint => fixture.export.end = None,
+            Timestamp => {
+                fixture.stamps = true;
+                fixture.journal.chain.manifests.insert(1);
+            }
+            Report => {}
+        }
+        if kind == Checkpoint {
+            fixture.export.accepted_gaps = vec![GapEntry::new(date(2018, 6, 3), date(2018, 6, 9), "lost")];
+        }
+        assert_eq!(fixture.decide().document.map(DocumentTask::kind), Some(kind));
+        let failure = Failure::retry(Reason::DestinationUnreachable, "x");
+        fixture
+            .retry_state
+            .record_document_failure(kind, failure, fixture.now, 1.0);
+        let decision = fixture.decide();
+        let shown = decision.problems.iter().map(|problem| problem.reason);
+        let context = format!("{kind:?} {retry_policy:?}: {decision:?}");
+        assert_eq!(decision.document, None, "{context}");
+        assert_eq!(decision.idle, !waits, "{context}");
+        assert_eq!(
+            shown
+                .filter(|reason| *reason == Reason::DestinationUnreachable)
+                .count(),
+            1,
+            "{context}"
+        );
+        let retry_at = fixture.retry_state.documents[&kind].retry_at;
+        assert!(decision.wake.is_some_and(|wake| wake <= retry_at), "{context}");
+        fixture.now = retry_at;
+        assert_eq!(
+            fixture.decide().document.map(DocumentTask::kind),
+            Some(kind),
+            "{context}"
+        );
+    }
 }
 
 #[test]
@@ -205,15 +308,20 @@ fn reported_day(retry_policy: RetryPolicy) -> DecisionFixture {
     fixture.export.report = true;
     fixture.export.retry_policy = retry_policy;
     fixture.retry_state.report.since = at(100);
-    while let Some(SealStep::Seal(period)) = fixture.decide().seal {
-        assert_eq!(fixture.decide().report, None, "after the manifest");
-        fixture.retry_state.record_seal(period);
+    while let Some(DocumentTask::Manifest(period)) = fixture.decide().document {
+        fixture.retry_state.sealed.insert(period);
     }
     fixture
 }
 
+fn is_report_planned(fixture: &DecisionFixture) -> bool {
+    matches!(fixture.decide().document, Some(DocumentTask::Report(_)))
+}
+
 fn record_report(fixture: &mut DecisionFixture) {
-    let archive = fixture.decide().report.expect("it is due");
+    let Some(DocumentTask::Report(archive)) = fixture.decide().document else {
+        panic!("it is due")
+    };
     fixture.retry_state.report.record(archive, true, fixture.now);
     fixture.journal.has_report = true;
 }
@@ -226,33 +334,33 @@ fn a_report_follows_a_change_and_waits_for_an_hour_or_the_end() {
     assert!(decision.complete && !decision.idle, "{decision:?}");
     record_report(&mut fixture);
     let decision = fixture.decide();
-    assert!(decision.report.is_none() && decision.idle, "{decision:?}");
+    assert!(decision.document.is_none() && decision.idle, "{decision:?}");
     // Deleted by hand.
     fixture.journal.has_report = false;
     let decision = fixture.decide();
-    assert_eq!((decision.report, decision.idle), (None, false));
+    assert_eq!((decision.document, decision.idle), (None, false));
     assert_eq!(decision.wake, Some(at(101)));
     fixture.now = at(101);
-    assert!(fixture.decide().report.is_some());
+    assert!(is_report_planned(&fixture));
     fixture.now = at(100);
     fixture.retry_state.retry_all(at(100));
-    while let Some(SealStep::Seal(period)) = fixture.decide().seal {
-        fixture.retry_state.record_seal(period);
+    while let Some(DocumentTask::Manifest(period)) = fixture.decide().document {
+        fixture.retry_state.sealed.insert(period);
     }
-    assert!(fixture.decide().report.is_some(), "a person asks");
+    assert!(is_report_planned(&fixture), "a person asks");
 
     // A run that ends writes its last report before.
     let mut fixture = reported_day(RetryPolicy::MaxAttempts(3));
     record_report(&mut fixture);
     fixture.journal.has_report = false;
-    assert!(fixture.decide().report.is_some());
+    assert!(is_report_planned(&fixture));
 
     // While windows are stored, only after an hour.
     let mut fixture = reported_day(forever);
     fixture.active.insert(Window::day(date(2019, 3, 1)));
-    assert_eq!(fixture.decide().report, None);
+    assert_eq!(fixture.decide().document, None);
     fixture.now = at(101);
-    assert!(fixture.decide().report.is_some());
+    assert!(is_report_planned(&fixture));
 }
 
 #[test]
@@ -260,14 +368,17 @@ fn a_failed_report_is_shown_and_keeps_only_the_operator_trying() {
     for (retry_policy, idle) in [(RetryPolicy::Forever, false), (RetryPolicy::MaxAttempts(3), true)] {
         let mut fixture = reported_day(retry_policy);
         let failure = Failure::manual(Reason::ReportNotWritten, "denied");
-        fixture.retry_state.record_report_failure(failure, at(100), 1.0);
+        let kind = DocumentKind::Report;
+        fixture
+            .retry_state
+            .record_document_failure(kind, failure, at(100), 1.0);
         let decision = fixture.decide();
-        assert!(decision.complete && decision.report.is_none(), "{decision:?}");
+        assert!(decision.complete && decision.document.is_none(), "{decision:?}");
         assert_eq!(decision.idle, idle);
         let problem = decision.problems.first().unwrap();
         assert_eq!(problem.reason, Reason::ReportNotWritten);
         assert!(matches!(problem.class, RetryClass::Wait(Some(_))), "{problem:?}");
         fixture.now = at(101);
-        assert!(fixture.decide().report.is_some());
+        assert!(is_report_planned(&fixture));
     }
 }
