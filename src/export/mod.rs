@@ -1,9 +1,9 @@
 //! The engine: windows → decide → transfer → receipt; recovery, manifests.
 //!
-//! Reading order: `spec`, `retry_state`, `decide` (decisions, no I/O), `run` (the loop, with `run_tasks`,
-//! `active_work` and `task_events`), `attempt` with `open`, `evaluate`, `commit`,
-//! `revision` (one window), `recovery` (after a crash), `manifest` (the
-//! statement of a period), `engine` (the public entrance).
+//! Reading order: `spec`, `retry_state`, `decide` (decisions, no I/O), `run` (the loop, with `run_journal`, `run_tasks`,
+//! `active_work`, `task_events` and `day_schedule`), `attempt` with `open`, `evaluate`, `commit`, `revision` (one window),
+//! `recovery` (after a crash), `documents` (manifests, checkpoints, time stamps, the report), `engine` (the public
+//! entrance).
 
 mod active_work;
 mod attempt;
@@ -12,6 +12,7 @@ pub(crate) mod bad_input;
 mod checkpoint;
 mod commit;
 pub mod connect;
+mod day_schedule;
 pub mod decide;
 pub mod document_task;
 mod documents;
@@ -31,6 +32,7 @@ pub mod retry_state;
 mod revision;
 mod run;
 mod run_context;
+mod run_journal;
 mod run_tasks;
 pub mod session_permission;
 pub mod shard;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -31,6 +32,8 @@ use crate::shares::semaphore::FairSemaphore;
 use crate::storage::StoreIdentity;
 use crate::storage::conditional::ConditionalSupport;
 
+/// Maximum time that a stopping run waits for its sessions to be deleted: 20 s.
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum number of stores whose support is remembered: 1,024. Probing one again costs a few requests.
 const REMEMBERED_STORES_MAX: usize = 1024;
 /// Maximum number of remembered attempts whose keys the store refuses to delete. Others are recovered again, which finds
