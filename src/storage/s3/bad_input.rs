@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use super::S3Credentials;
 use super::errors::{Redactor, RequestContext, S3ErrorResponse, S3Operation, error_from_response};
-use super::{S3Credentials, decode_key};
+use super::listing::decode_key;
 use crate::fuzzing::{SECRET, assert_no_secret, insert_secret};
 use crate::storage::StoreErrorClass;
 
