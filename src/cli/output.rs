@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::logs::{self, Verbosity};
-use super::progress::events;
 
 /// Output format of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -71,7 +70,7 @@ impl OutputArgs {
     ) -> Result<(), CliError> {
         if self.is_json() {
             let mut versioned = json!({"schema": schema});
-            events::merge(&mut versioned, document);
+            merge(&mut versioned, document);
             return write_stdout(&format!("{versioned}\n"));
         }
         write_stdout(&format!("{}\n", text().trim_end_matches('\n')))
@@ -85,6 +84,13 @@ impl OutputArgs {
             let _ = self.print(schema, document, String::new);
         }
         result
+    }
+}
+
+/// Adds the fields of `more` to `object`.
+pub fn merge(object: &mut Value, more: Value) {
+    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
     }
 }
 

@@ -11,9 +11,8 @@ use super::exit::{CliError, Exit};
 use super::human;
 use super::job::{self, RunOptions};
 use super::manifest::{ExportResource, ResourceManifest};
-use super::output::{OutputFormat, write_stdout};
+use super::output::{OutputFormat, merge, write_stdout};
 use super::planner::{DestinationListing, REQUESTS_PER_RUN, REQUESTS_PER_WINDOW, RunPlan, plan};
-use super::progress::events;
 use super::run_summary;
 use super::settings;
 use super::settings::archive::{ARCHIVE_VALUE, ArchiveLocation, DestinationOverride, S3Args};
@@ -261,9 +260,9 @@ fn plan_json(export: &ExportSpec, destination: &str, listing: &DestinationListin
     let window = |(window, state): &(Window, WindowState)| {
         let mut object = json!({"window": window.to_string(), "state": state.as_str()});
         match state {
-            WindowState::NotDue => events::merge(&mut object, json!({"dueAt": export.due_at(*window)})),
+            WindowState::NotDue => merge(&mut object, json!({"dueAt": export.due_at(*window)})),
             WindowState::Damaged(damage) => {
-                events::merge(&mut object, json!({"message": damage.to_string()}));
+                merge(&mut object, json!({"message": damage.to_string()}));
             }
             _ => {}
         }

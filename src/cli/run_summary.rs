@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::exit::{CliError, Exit};
 use super::job::PreparedExport;
 use super::outcome::{ExportOutcome, WindowOutcome};
-use super::output::{use_color, write_stderr, write_stdout};
+use super::output::{merge, use_color, write_stderr, write_stdout};
 use super::progress::{ProgressMode, events};
 use super::simulation::Simulation;
 use super::summary_text::{self, SessionCount};
@@ -191,7 +191,7 @@ fn summary_json(summary: &RunSummary<'_>, exit: Exit) -> Value {
             deleted,
             open,
         } = simulation.sessions();
-        events::merge(
+        merge(
             &mut object,
             json!({"simulatedSessions": {"opened": opened, "deleted": deleted, "open": open}}),
         );

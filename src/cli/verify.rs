@@ -13,8 +13,8 @@ use super::evidence::EvidenceArgs;
 use super::exit::{CliError, Exit};
 use super::human;
 use super::logs;
-use super::output::{OutputArgs, write_stderr};
-use super::progress::{ProgressMode, events};
+use super::output::{OutputArgs, merge, write_stderr};
+use super::progress::ProgressMode;
 use super::settings::archive::{LocationArgs, OpenArchive};
 use super::verify_text;
 use crate::api::MIN_BYTES_PER_SECOND;
@@ -170,7 +170,7 @@ fn verify_json(args: &VerifyArgs, reports: &[(OpenArchive, VerifyReport)], exit:
                 "location": location.name,
                 "export": location.export.as_ref().map(|export| &export.name),
             });
-            events::merge(&mut archive, report.json(args.quick));
+            merge(&mut archive, report.json(args.quick));
             archive
         })
         .collect();

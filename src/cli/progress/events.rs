@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::changes::SnapshotChange;
 use crate::archive::receipt::WindowFacts;
 use crate::cli::exit::CliError;
-use crate::cli::output::write_stdout;
+use crate::cli::output::{merge, write_stdout};
 use crate::export::failure::Problem;
 use crate::export::snapshot::Snapshot;
 
@@ -101,11 +101,4 @@ pub fn print(object: Value) -> Result<(), CliError> {
     let mut line = json!({"schema": SCHEMA, "time": Timestamp::now()});
     merge(&mut line, object);
     write_stdout(&format!("{line}\n"))
-}
-
-/// Adds the fields of `more` to `object`.
-pub fn merge(object: &mut Value, more: Value) {
-    if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
-        object.extend(more);
-    }
 }
