@@ -22,37 +22,24 @@ use tokio::task::JoinHandle;
 
 /// Maximum bytes of a request body: 64 MiB.
 const BODY_MAX: usize = 64 << 20;
+/// Time stamps of listings.
+const ISO_8601: &str = "%Y-%m-%dT%H:%M:%S.000Z";
 /// Maximum keys of one page, as S3.
 const PAGE_KEYS: usize = 1000;
 
-/// A peculiarity of a store.
+/// A peculiarity of a store, by a name of [`QUIRKS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Quirk {
-    ListLag(Duration),
-    ReadLag(Duration),
-    TruncatedWithoutToken,
-    RepeatedToken,
-    CircularTokens,
-    EndlessPages,
-    SlowList(Duration),
-    CutDocuments,
-    DeleteRefused(Refusal),
-    BatchDeleteRefused(Refusal),
-    WriteRefused(Refusal),
-    NoCrc64Nvme(Refusal),
-    ContentMd5Required,
-    NoListUploads,
-    IgnoresIfNoneMatch,
-    Html,
-    IsoLastModified,
-    BlanksBeforeXml,
-    Redirect(String),
-    EmptyList404,
-    NoDate,
-    NoPartEtag,
-    AclRequired,
-    RequesterPays,
-    ExamplePolicy,
+pub(crate) struct Quirk {
+    name: &'static str,
+    value: QuirkValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum QuirkValue {
+    None,
+    Time(Duration),
+    Reply(Refusal),
+    Endpoint(String),
 }
 
 /// An error reply: status, code, message.
@@ -64,132 +51,85 @@ pub(crate) struct Refusal {
 }
 
 /// Names of all quirks with their values and effects, for `--help`.
+#[rustfmt::skip]
 pub(crate) const QUIRKS: &[(&str, &str)] = &[
-    (
-        "list-lag=DURATION",
-        "listings show the keys of some time ago (`30s`, `5m`)",
-    ),
-    (
-        "read-lag=DURATION",
-        "GET and HEAD of a key are 404 for some time after it was written; a second create is refused",
-    ),
-    (
-        "truncated-without-token",
-        "listings are truncated and name no continuation",
-    ),
-    (
-        "repeated-token",
-        "each page of a listing is the first one and names the same continuation",
-    ),
+    ("list-lag=DURATION", "listings show the keys of some time ago (`30s`, `5m`)"),
+    ("read-lag=DURATION", "GET and HEAD of a key are 404 for some time after it was written; a second create is refused"),
+    ("truncated-without-token", "listings are truncated and name no continuation"),
+    ("repeated-token", "each page of a listing is the first one and names the same continuation"),
     ("circular-tokens", "two pages of a listing name each other"),
-    (
-        "endless-pages",
-        "each page of a listing is the first one and names a new continuation",
-    ),
+    ("endless-pages", "each page of a listing is the first one and names a new continuation"),
     ("slow-list=DURATION", "listings are answered after that time"),
-    (
-        "cut-documents",
-        "successful documents, such as listings, end in the middle, with a matching Content-Length",
-    ),
-    (
-        "delete-refused[=STATUS:CODE:MESSAGE]",
-        "deletes are refused (451:UnavailableForLegalReasons, as under a retention policy)",
-    ),
-    (
-        "batch-delete-refused[=STATUS:CODE:MESSAGE]",
-        "DeleteObjects is refused (403:AccessDenied), DeleteObject is not",
-    ),
-    (
-        "write-refused[=STATUS:CODE:MESSAGE]",
-        "PutObject and CreateMultipartUpload are refused (403:AccessDenied, storage cap exceeded)",
-    ),
-    (
-        "no-crc64nvme[=STATUS:CODE:MESSAGE]",
-        "requests with a CRC-64/NVME are refused (400:InvalidRequest)",
-    ),
-    (
-        "content-md5-required",
-        "PutObject and UploadPart require Content-MD5, even with another checksum",
-    ),
+    ("cut-documents", "successful documents, such as listings, end in the middle, with a matching Content-Length"),
+    ("delete-refused[=STATUS:CODE:MESSAGE]", "deletes are refused (451:UnavailableForLegalReasons, as under a retention policy)"),
+    ("batch-delete-refused[=STATUS:CODE:MESSAGE]", "DeleteObjects is refused (403:AccessDenied), DeleteObject is not"),
+    ("write-refused[=STATUS:CODE:MESSAGE]", "PutObject and CreateMultipartUpload are refused (403:AccessDenied, storage cap exceeded)"),
+    ("no-crc64nvme[=STATUS:CODE:MESSAGE]", "requests with a CRC-64/NVME are refused (400:InvalidRequest)"),
+    ("content-md5-required", "PutObject and UploadPart require Content-MD5, even with another checksum"),
     ("no-list-uploads", "ListMultipartUploads is not implemented (501)"),
     ("ignores-if-none-match", "conditional writes overwrite"),
     ("html", "every reply is an HTML page with status 200"),
-    (
-        "iso-last-modified",
-        "Last-Modified of HEAD and GET is in ISO 8601",
-    ),
-    (
-        "blanks-before-xml",
-        "documents begin with blanks and an XML declaration",
-    ),
-    (
-        "redirect=ENDPOINT",
-        "every reply is a 301 PermanentRedirect to that host",
-    ),
+    ("iso-last-modified", "Last-Modified of HEAD and GET is in ISO 8601"),
+    ("blanks-before-xml", "documents begin with blanks and an XML declaration"),
+    ("redirect=ENDPOINT", "every reply is a 301 PermanentRedirect to that host"),
     ("empty-list-404", "a listing without keys is a 404 NoSuchKey"),
     ("no-date", "replies have no Date header"),
     ("no-part-etag", "replies to UploadPart have no ETag"),
+    ("acl-required", "writes without the ACL bucket-owner-full-control are refused (403:AccessDenied)"),
+    ("requester-pays", "requests without x-amz-request-payer are refused (403:AccessDenied)"),
+    ("example-policy", "overwrites and deletes that examples/bucket-policy.json forbids are refused (403:AccessDenied)"),
+];
+
+/// Replies of quirks without a value.
+const REFUSALS: [(&str, &str); 4] = [
     (
-        "acl-required",
-        "writes without the ACL bucket-owner-full-control are refused (403:AccessDenied)",
+        "delete-refused",
+        "451:UnavailableForLegalReasons:the object is protected by a retention policy",
     ),
     (
-        "requester-pays",
-        "requests without x-amz-request-payer are refused (403:AccessDenied)",
+        "batch-delete-refused",
+        "403:AccessDenied:DeleteObjects is not allowed",
     ),
     (
-        "example-policy",
-        "overwrites and deletes that examples/bucket-policy.json forbids are refused (403:AccessDenied)",
+        "write-refused",
+        "403:AccessDenied:Cannot upload, storage cap exceeded",
+    ),
+    (
+        "no-crc64nvme",
+        "400:InvalidRequest:Value for x-amz-checksum-algorithm header is invalid.",
     ),
 ];
+
+/// Returns the name and the kind of value of a row of [`QUIRKS`].
+fn name_and_value(row: &(&'static str, &str)) -> (&'static str, &'static str) {
+    row.0.split_at(row.0.find(['=', '[']).unwrap_or(row.0.len()))
+}
 
 impl FromStr for Quirk {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = match text.split_once('=') {
+        let (wanted, given) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (text, None),
         };
-        let refusal = |default: &str| value.unwrap_or(default).parse::<Refusal>();
-        let quirk = match name {
-            "list-lag" => Self::ListLag(parse_duration(value.unwrap_or_default())?),
-            "read-lag" => Self::ReadLag(parse_duration(value.unwrap_or_default())?),
-            "slow-list" => Self::SlowList(parse_duration(value.unwrap_or_default())?),
-            "delete-refused" => Self::DeleteRefused(refusal(
-                "451:UnavailableForLegalReasons:the object is protected by a retention policy",
-            )?),
-            "batch-delete-refused" => {
-                Self::BatchDeleteRefused(refusal("403:AccessDenied:DeleteObjects is not allowed")?)
+        let known = QUIRKS
+            .iter()
+            .map(name_and_value)
+            .find(|(name, _)| *name == wanted);
+        let (name, kind) = known.ok_or_else(|| format!("{wanted:?} is not a quirk"))?;
+        let value = match kind {
+            "" if given.is_some() => return Err(format!("{name:?} is not a quirk with a value")),
+            "" => QuirkValue::None,
+            "=DURATION" => QuirkValue::Time(parse_duration(given.unwrap_or_default())?),
+            "=ENDPOINT" => QuirkValue::Endpoint(given.ok_or("redirect needs an endpoint")?.to_owned()),
+            _ => {
+                let default = REFUSALS.iter().find(|(of, _)| *of == name);
+                let default = default.map_or("", |(_, reply)| reply);
+                QuirkValue::Reply(given.unwrap_or(default).parse()?)
             }
-            "write-refused" => {
-                Self::WriteRefused(refusal("403:AccessDenied:Cannot upload, storage cap exceeded")?)
-            }
-            "no-crc64nvme" => Self::NoCrc64Nvme(refusal(
-                "400:InvalidRequest:Value for x-amz-checksum-algorithm header is invalid.",
-            )?),
-            "redirect" => Self::Redirect(value.ok_or("redirect needs an endpoint")?.to_owned()),
-            _ if value.is_some() => return Err(format!("{name:?} is not a quirk with a value")),
-            "truncated-without-token" => Self::TruncatedWithoutToken,
-            "repeated-token" => Self::RepeatedToken,
-            "circular-tokens" => Self::CircularTokens,
-            "endless-pages" => Self::EndlessPages,
-            "cut-documents" => Self::CutDocuments,
-            "content-md5-required" => Self::ContentMd5Required,
-            "no-list-uploads" => Self::NoListUploads,
-            "ignores-if-none-match" => Self::IgnoresIfNoneMatch,
-            "html" => Self::Html,
-            "iso-last-modified" => Self::IsoLastModified,
-            "blanks-before-xml" => Self::BlanksBeforeXml,
-            "empty-list-404" => Self::EmptyList404,
-            "no-date" => Self::NoDate,
-            "no-part-etag" => Self::NoPartEtag,
-            "acl-required" => Self::AclRequired,
-            "requester-pays" => Self::RequesterPays,
-            "example-policy" => Self::ExamplePolicy,
-            _ => return Err(format!("{name:?} is not a quirk")),
         };
-        Ok(quirk)
+        Ok(Self { name, value })
     }
 }
 
@@ -281,7 +221,7 @@ impl QuirkyS3 {
     pub(crate) async fn start(port: u16, quirks: Vec<Quirk>) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let address = listener.local_addr()?;
-        let dated = !quirks.contains(&Quirk::NoDate);
+        let dated = !quirks.iter().any(|quirk| quirk.name == "no-date");
         let bucket = Arc::new(Contents {
             quirks,
             state: Mutex::default(),
@@ -359,12 +299,29 @@ impl Contents {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has(&self, quirk: &Quirk) -> bool {
-        self.quirks.contains(quirk)
+    fn quirk(&self, name: &str) -> Option<&QuirkValue> {
+        let known = QUIRKS.iter().any(|row| name_and_value(row).0 == name);
+        assert!(known, "{name} is not a quirk");
+        let found = self.quirks.iter().find(|quirk| quirk.name == name);
+        found.map(|quirk| &quirk.value)
     }
 
-    fn quirk<'a, T>(&'a self, find: impl Fn(&'a Quirk) -> Option<T>) -> Option<T> {
-        self.quirks.iter().find_map(find)
+    fn has(&self, name: &str) -> bool {
+        self.quirk(name).is_some()
+    }
+
+    fn time(&self, name: &str) -> Option<Duration> {
+        match self.quirk(name)? {
+            QuirkValue::Time(time) => Some(*time),
+            _ => None,
+        }
+    }
+
+    fn refusal(&self, name: &str) -> Option<&Refusal> {
+        match self.quirk(name)? {
+            QuirkValue::Reply(refusal) => Some(refusal),
+            _ => None,
+        }
     }
 
     async fn serve(&self, request: Request<Body>) -> Reply {
@@ -386,11 +343,9 @@ impl Contents {
             headers: head.headers,
             body: to_bytes(body, BODY_MAX).await.unwrap_or_default(),
         };
-        let slow = self.quirk(|quirk| match quirk {
-            Quirk::SlowList(pause) if call.method == Method::GET && call.key.is_empty() => Some(*pause),
-            _ => None,
-        });
-        tokio::time::sleep(slow.unwrap_or_default()).await;
+        if call.method == Method::GET && call.key.is_empty() {
+            tokio::time::sleep(self.time("slow-list").unwrap_or_default()).await;
+        }
         let reply = self.answer(&call);
         self.lock()
             .requests
@@ -434,14 +389,11 @@ impl Contents {
     /// Applies the quirks that concern a request before its effect.
     fn refuse(&self, call: &S3Call) -> Option<Reply> {
         let denied = |message| Some(error(StatusCode::FORBIDDEN, "AccessDenied", message));
-        if self.has(&Quirk::Html) {
+        if self.has("html") {
             let page = "<!DOCTYPE html><html><body>Please sign in</body></html>";
             return Some(document(StatusCode::OK, "text/html", page.to_owned()));
         }
-        if let Some(endpoint) = self.quirk(|quirk| match quirk {
-            Quirk::Redirect(endpoint) => Some(endpoint),
-            _ => None,
-        }) {
+        if let Some(QuirkValue::Endpoint(endpoint)) = self.quirk("redirect") {
             let body = format!(
                 "<Error><Code>PermanentRedirect</Code><Message>The bucket you are attempting to access must be \
                  addressed using the specified endpoint.</Message><Endpoint>{}</Endpoint></Error>",
@@ -449,18 +401,16 @@ impl Contents {
             );
             return Some(document(StatusCode::MOVED_PERMANENTLY, "application/xml", body));
         }
-        if self.has(&Quirk::RequesterPays) && call.header("x-amz-request-payer") != Some("requester") {
+        if self.has("requester-pays") && call.header("x-amz-request-payer") != Some("requester") {
             return denied("the requester pays");
         }
         let writes = call.writes_object();
         let starts = writes && !call.has("partNumber");
-        if starts
-            && self.has(&Quirk::AclRequired)
-            && call.header("x-amz-acl") != Some("bucket-owner-full-control")
+        if starts && self.has("acl-required") && call.header("x-amz-acl") != Some("bucket-owner-full-control")
         {
             return denied("the ACL bucket-owner-full-control is required");
         }
-        if self.has(&Quirk::ExamplePolicy) {
+        if self.has("example-policy") {
             // S3 evaluates the conditions where an object becomes visible: PutObject, CompleteMultipartUpload.
             let creates =
                 call.method == Method::PUT && starts || call.method == Method::POST && call.has("uploadId");
@@ -471,18 +421,12 @@ impl Contents {
                 return denied("evidence is only created: If-None-Match is required");
             }
         }
-        if let Some(refusal) = self.quirk(|quirk| match quirk {
-            Quirk::WriteRefused(refusal) if starts => Some(refusal),
-            _ => None,
-        }) {
+        if let Some(refusal) = self.refusal("write-refused").filter(|_| starts) {
             return Some(error_reply(refusal));
         }
         let crc64 = call.headers.contains_key("x-amz-checksum-crc64nvme")
             || call.header("x-amz-checksum-algorithm") == Some("CRC64NVME");
-        if let Some(refusal) = self.quirk(|quirk| match quirk {
-            Quirk::NoCrc64Nvme(refusal) if crc64 => Some(refusal),
-            _ => None,
-        }) {
+        if let Some(refusal) = self.refusal("no-crc64nvme").filter(|_| crc64) {
             return Some(error_reply(refusal));
         }
         if writes && call.method == Method::PUT {
@@ -491,7 +435,7 @@ impl Contents {
                 if sent != computed {
                     return Some(error(StatusCode::BAD_REQUEST, "BadDigest", "Content-MD5 differs"));
                 }
-            } else if self.has(&Quirk::ContentMd5Required) {
+            } else if self.has("content-md5-required") {
                 return Some(error(
                     StatusCode::BAD_REQUEST,
                     "InvalidRequest",
@@ -520,7 +464,7 @@ impl Contents {
             .entry((call.bucket.clone(), call.key.clone()))
             .or_default();
         let once = call.headers.contains_key(header::IF_NONE_MATCH);
-        if once && slot.object.is_some() && !self.has(&Quirk::IgnoresIfNoneMatch) {
+        if once && slot.object.is_some() && !self.has("ignores-if-none-match") {
             return error(
                 StatusCode::PRECONDITION_FAILED,
                 "PreconditionFailed",
@@ -547,11 +491,7 @@ impl Contents {
     fn read(&self, call: &S3Call) -> Reply {
         let state = self.lock();
         let slot = state.slots.get(&(call.bucket.clone(), call.key.clone()));
-        let lag = self.quirk(|quirk| match quirk {
-            Quirk::ReadLag(lag) => Some(*lag),
-            _ => None,
-        });
-        let lag = lag.unwrap_or_default();
+        let lag = self.time("read-lag").unwrap_or_default();
         let readable = |slot: &&Slot| slot.rows.iter().any(|(since, _)| since.elapsed() >= lag);
         let slot = slot.filter(readable);
         let Some(object) = slot.and_then(|slot| slot.object.as_ref()) else {
@@ -577,19 +517,12 @@ impl Contents {
         reply.headers_mut().extend(object.headers.clone());
         set(&mut reply, "content-length", &length);
         set(&mut reply, "etag", &object.row.etag);
-        let modified = if self.has(&Quirk::IsoLastModified) {
-            object
-                .row
-                .last_modified
-                .strftime("%Y-%m-%dT%H:%M:%S.000Z")
-                .to_string()
+        let format = if self.has("iso-last-modified") {
+            ISO_8601
         } else {
-            object
-                .row
-                .last_modified
-                .strftime("%a, %d %b %Y %H:%M:%S GMT")
-                .to_string()
+            "%a, %d %b %Y %H:%M:%S GMT"
         };
+        let modified = object.row.last_modified.strftime(format).to_string();
         set(&mut reply, "last-modified", &modified);
         reply
     }
@@ -597,10 +530,7 @@ impl Contents {
     fn list(&self, call: &S3Call) -> Reply {
         let prefix = call.query.get("prefix").map_or("", String::as_str);
         let token = call.query.get("continuation-token").map_or("", String::as_str);
-        let lag = self.quirk(|quirk| match quirk {
-            Quirk::ListLag(lag) => Some(*lag),
-            _ => None,
-        });
+        let lag = self.time("list-lag");
         let state = self.lock();
         let rows = state.slots.iter().filter_map(|((bucket, key), slot)| {
             let row = match lag {
@@ -614,7 +544,7 @@ impl Contents {
             (*bucket == call.bucket && key.starts_with(prefix)).then_some((key, row))
         });
         let rows: Vec<_> = rows.collect();
-        if rows.is_empty() && self.has(&Quirk::EmptyList404) {
+        if rows.is_empty() && self.has("empty-list-404") {
             return error(
                 StatusCode::NOT_FOUND,
                 "NoSuchKey",
@@ -629,14 +559,14 @@ impl Contents {
             (begin..end, end < rows.len(), next)
         };
         let whole = 0..rows.len().min(PAGE_KEYS);
-        let (range, truncated, next) = if self.has(&Quirk::TruncatedWithoutToken) {
+        let (range, truncated, next) = if self.has("truncated-without-token") {
             (whole, true, None)
-        } else if self.has(&Quirk::RepeatedToken) {
+        } else if self.has("repeated-token") {
             (whole, true, Some("again".to_owned()))
-        } else if self.has(&Quirk::CircularTokens) {
+        } else if self.has("circular-tokens") {
             let other = if token == "one" { "two" } else { "one" };
             (whole, true, Some(other.to_owned()))
-        } else if self.has(&Quirk::EndlessPages) {
+        } else if self.has("endless-pages") {
             let page: u64 = token.parse().unwrap_or(0);
             (whole, true, Some((page + 1).to_string()))
         } else {
@@ -658,7 +588,7 @@ impl Contents {
                 body,
                 "<Contents><Key>{}</Key><LastModified>{}</LastModified><ETag>{}</ETag><Size>{}</Size></Contents>",
                 encode(key),
-                row.last_modified.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+                row.last_modified.strftime(ISO_8601),
                 escape(&row.etag),
                 row.size
             );
@@ -667,7 +597,7 @@ impl Contents {
     }
 
     fn list_uploads(&self, call: &S3Call) -> Reply {
-        if self.has(&Quirk::NoListUploads) {
+        if self.has("no-list-uploads") {
             return error(
                 StatusCode::NOT_IMPLEMENTED,
                 "NotImplemented",
@@ -684,7 +614,7 @@ impl Contents {
                     body,
                     "<Upload><Key>{}</Key><UploadId>{id}</UploadId><Initiated>{}</Initiated></Upload>",
                     encode(&upload.key),
-                    upload.initiated.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+                    upload.initiated.strftime(ISO_8601)
                 );
             }
         }
@@ -717,7 +647,7 @@ impl Contents {
         };
         upload.parts.insert(number, call.body.clone());
         let mut reply = empty(StatusCode::OK);
-        if !self.has(&Quirk::NoPartEtag) {
+        if !self.has("no-part-etag") {
             set(&mut reply, "etag", &format!("\"part-{number}\""));
         }
         if let Some(sum) = call.headers.get("x-amz-checksum-crc64nvme") {
@@ -768,22 +698,15 @@ impl Contents {
     }
 
     fn delete_refusal(&self, key: &str) -> Option<Refusal> {
-        self.quirk(|quirk| match quirk {
-            Quirk::DeleteRefused(refusal) => Some(refusal.clone()),
-            Quirk::ExamplePolicy if !in_example_policy("Allow", "s3:DeleteObject", key) => {
-                "403:AccessDenied:the policy allows no delete of this key"
-                    .parse()
-                    .ok()
-            }
-            _ => None,
-        })
+        if self.has("example-policy") && !in_example_policy("Allow", "s3:DeleteObject", key) {
+            let denied = "403:AccessDenied:the policy allows no delete of this key";
+            return denied.parse().ok();
+        }
+        self.refusal("delete-refused").cloned()
     }
 
     fn delete_batch(&self, call: &S3Call) -> Reply {
-        if let Some(refusal) = self.quirk(|quirk| match quirk {
-            Quirk::BatchDeleteRefused(refusal) => Some(refusal),
-            _ => None,
-        }) {
+        if let Some(refusal) = self.refusal("batch-delete-refused") {
             return error_reply(refusal);
         }
         let text = String::from_utf8_lossy(&call.body).into_owned();
@@ -813,12 +736,12 @@ impl Contents {
     }
 
     fn xml(&self, body: &str) -> Reply {
-        let body = if self.has(&Quirk::BlanksBeforeXml) {
+        let body = if self.has("blanks-before-xml") {
             format!("\n  \n<?xml version=\"1.0\" encoding=\"UTF-8\"?>{body}")
         } else {
             body.to_owned()
         };
-        let end = if self.has(&Quirk::CutDocuments) {
+        let end = if self.has("cut-documents") {
             body.len() / 2
         } else {
             body.len()

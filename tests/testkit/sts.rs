@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use aws_smithy_types::base64;
@@ -90,22 +90,17 @@ impl FakeSts {
 
     /// Sets the reply to the calls from now on.
     pub(crate) fn reply(&self, reply: StsReply) {
-        *self.shared.reply.lock().unwrap_or_else(PoisonError::into_inner) = reply;
+        *self.shared.reply.lock().unwrap() = reply;
     }
 
     /// Refuses tokens of other subjects from now on, as the trust policy of a role does.
     pub(crate) fn trust_only(&self, subject: &str) {
-        let mut trusted = self.shared.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-        *trusted = Some(subject.to_owned());
+        *self.shared.trusted.lock().unwrap() = Some(subject.to_owned());
     }
 
     /// Returns the calls until now.
     pub(crate) fn calls(&self) -> Vec<StsCall> {
-        self.shared
-            .calls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.calls.lock().unwrap().clone()
     }
 }
 
@@ -130,15 +125,8 @@ async fn answer(State(shared): State<Arc<Shared>>, body: String) -> Response {
         .claims()
         .map(|claims| claims["sub"].clone())
         .unwrap_or_default();
-    {
-        let mut calls = shared.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.push(call);
-    }
-    let trusted = shared
-        .trusted
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    shared.calls.lock().unwrap().push(call);
+    let trusted = shared.trusted.lock().unwrap().clone();
     if trusted.is_some_and(|trusted| subject != *trusted) {
         return error(
             403,
@@ -146,11 +134,7 @@ async fn answer(State(shared): State<Arc<Shared>>, body: String) -> Response {
             "Not authorized to perform sts:AssumeRoleWithWebIdentity",
         );
     }
-    let reply = shared
-        .reply
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let reply = shared.reply.lock().unwrap().clone();
     match reply {
         StsReply::Error(status, code, message) => error(status, code, message),
         StsReply::Keys(validity) => {

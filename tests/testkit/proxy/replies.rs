@@ -40,17 +40,23 @@ impl ErrorStatus {
     ];
 
     pub(crate) const fn status(self) -> u16 {
+        self.texts().0
+    }
+
+    /// Returns the status, the message, the code of S3, and the reasons of Kubernetes and of OAuth.
+    #[rustfmt::skip]
+    const fn texts(self) -> (u16, &'static str, &'static str, &'static str, &'static str) {
         match self {
-            Self::Unauthorized => 401,
-            Self::Forbidden => 403,
-            Self::NotFound => 404,
-            Self::Conflict => 409,
-            Self::Gone => 410,
-            Self::TooManyRequests => 429,
-            Self::InternalServerError => 500,
-            Self::BadGateway => 502,
-            Self::ServiceUnavailable => 503,
-            Self::GatewayTimeout => 504,
+            Self::Unauthorized => (401, "the token is not valid", "Unauthorized", "Unauthorized", "unauthorized"),
+            Self::Forbidden => (403, "you are not allowed to do that", "AccessDenied", "Forbidden", "access_denied"),
+            Self::NotFound => (404, "there is no such thing", "NoSuchKey", "NotFound", "server_error"),
+            Self::Conflict => (409, "something else is being done with it", "OperationAborted", "Conflict", "server_error"),
+            Self::Gone => (410, "it is gone", "Gone", "Expired", "server_error"),
+            Self::TooManyRequests => (429, "too many requests", "TooManyRequests", "TooManyRequests", "server_error"),
+            Self::InternalServerError => (500, "an internal error", "InternalError", "InternalError", "server_error"),
+            Self::BadGateway => (502, "not available now", "SlowDown", "ServiceUnavailable", "server_error"),
+            Self::ServiceUnavailable => (503, "not available now", "SlowDown", "ServiceUnavailable", "server_error"),
+            Self::GatewayTimeout => (504, "not available now", "SlowDown", "ServiceUnavailable", "server_error"),
         }
     }
 }
@@ -64,91 +70,39 @@ const RETRY_AFTER: &str = "1";
 
 /// Returns the reply of that status in the format of this peer.
 pub(super) fn error_reply(peer: ProxiedPeer, status: ErrorStatus) -> Response<Body> {
-    let (kind, body) = match status {
-        ErrorStatus::BadGateway => ("text/html", HTML_PAGE.to_owned()),
-        ErrorStatus::GatewayTimeout => ("text/plain", String::new()),
-        _ => match peer {
-            ProxiedPeer::Store => ("application/xml", s3_error(status)),
-            ProxiedPeer::ApiServer => ("application/json", status_error(status)),
-            ProxiedPeer::Uaa => ("application/json", oauth_error(status)),
-            ProxiedPeer::Tracker => (
-                "application/json",
-                json!({ "message": error_message(status) }).to_string(),
-            ),
-        },
+    let (code, message, s3_code, reason, oauth_error) = status.texts();
+    let (kind, body) = match (status, peer) {
+        (ErrorStatus::BadGateway, _) => ("text/html", HTML_PAGE.to_owned()),
+        (ErrorStatus::GatewayTimeout, _) => ("text/plain", String::new()),
+        // <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
+        (_, ProxiedPeer::Store) => {
+            let body = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{s3_code}</Code>\
+                 <Message>{message}</Message><RequestId>0</RequestId></Error>"
+            );
+            ("application/xml", body)
+        }
+        // Status object of apimachinery.
+        (_, ProxiedPeer::ApiServer) => {
+            let body = json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": message, "reason": reason, "code": code,
+            });
+            ("application/json", body.to_string())
+        }
+        // Error response of RFC 6749, section 5.2.
+        (_, ProxiedPeer::Uaa) => {
+            let body = json!({ "error": oauth_error, "error_description": message });
+            ("application/json", body.to_string())
+        }
+        (_, ProxiedPeer::Tracker) => ("application/json", json!({ "message": message }).to_string()),
     };
     let mut response = Response::new(Body::from(body));
-    *response.status_mut() =
-        StatusCode::from_u16(status.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     if status == ErrorStatus::TooManyRequests {
         headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
     }
     response
-}
-
-fn error_message(status: ErrorStatus) -> &'static str {
-    match status {
-        ErrorStatus::Unauthorized => "the token is not valid",
-        ErrorStatus::Forbidden => "you are not allowed to do that",
-        ErrorStatus::NotFound => "there is no such thing",
-        ErrorStatus::Conflict => "something else is being done with it",
-        ErrorStatus::Gone => "it is gone",
-        ErrorStatus::TooManyRequests => "too many requests",
-        ErrorStatus::InternalServerError => "an internal error",
-        ErrorStatus::BadGateway | ErrorStatus::ServiceUnavailable | ErrorStatus::GatewayTimeout => {
-            "not available now"
-        }
-    }
-}
-
-/// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
-fn s3_error(status: ErrorStatus) -> String {
-    let code = match status {
-        ErrorStatus::Unauthorized => "Unauthorized",
-        ErrorStatus::Forbidden => "AccessDenied",
-        ErrorStatus::NotFound => "NoSuchKey",
-        ErrorStatus::Conflict => "OperationAborted",
-        ErrorStatus::Gone => "Gone",
-        ErrorStatus::TooManyRequests => "TooManyRequests",
-        ErrorStatus::InternalServerError => "InternalError",
-        ErrorStatus::BadGateway | ErrorStatus::ServiceUnavailable | ErrorStatus::GatewayTimeout => "SlowDown",
-    };
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{}</Message>\
-         <RequestId>0</RequestId></Error>",
-        error_message(status)
-    )
-}
-
-/// Status object of apimachinery.
-fn status_error(status: ErrorStatus) -> String {
-    let reason = match status {
-        ErrorStatus::Unauthorized => "Unauthorized",
-        ErrorStatus::Forbidden => "Forbidden",
-        ErrorStatus::NotFound => "NotFound",
-        ErrorStatus::Conflict => "Conflict",
-        ErrorStatus::Gone => "Expired",
-        ErrorStatus::TooManyRequests => "TooManyRequests",
-        ErrorStatus::InternalServerError => "InternalError",
-        ErrorStatus::BadGateway | ErrorStatus::ServiceUnavailable | ErrorStatus::GatewayTimeout => {
-            "ServiceUnavailable"
-        }
-    };
-    let status = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": error_message(status), "reason": reason, "code": status.status(),
-    });
-    status.to_string()
-}
-
-/// Error response of RFC 6749, section 5.2.
-fn oauth_error(status: ErrorStatus) -> String {
-    let error = match status {
-        ErrorStatus::Unauthorized => "unauthorized",
-        ErrorStatus::Forbidden => "access_denied",
-        _ => "server_error",
-    };
-    json!({ "error": error, "error_description": error_message(status) }).to_string()
 }
