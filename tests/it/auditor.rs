@@ -17,7 +17,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use crate::testkit::command::{program_in, run_blocking};
+use crate::testkit::folder;
 use crate::testkit::manifest::Manifest;
+use crate::testkit::openssl::{key_pair, openssl};
 use crate::verify::damage::CASES;
 use crate::verify::fixture::{ArchiveFixture, SPACE};
 
@@ -52,22 +55,11 @@ fn run_shell(folder: &Path, public_key: &Path, script: &str) -> Output {
         .unwrap()
 }
 
-fn openssl(args: &[&str]) {
-    let done = Command::new("openssl").args(args).output().unwrap();
-    assert!(done.status.success(), "{done:?}");
-}
-
 /// Creates an archive of three manifests over a week with an empty weekend and a gap.
 fn archive(folder: &Path) -> PathBuf {
-    let file = folder.join("audit.yaml");
     let key = folder.join("signing.pem");
-    for name in ["signing", "other"] {
-        let private = folder.join(format!("{name}.pem"));
-        let public = folder.join(format!("{name}.pub.pem"));
-        let (private, public) = (private.to_str().unwrap(), public.to_str().unwrap());
-        openssl(&["genpkey", "-algorithm", "ed25519", "-out", private]);
-        openssl(&["pkey", "-in", private, "-pubout", "-out", public]);
-    }
+    key_pair(folder, "signing");
+    key_pair(folder, "other");
     for last in 3..=5 {
         let gap = json!([{ "start": "2018-06-01", "end": "2018-06-01", "reason": "before we began" }]);
         Manifest::local("audit", "")
@@ -79,18 +71,13 @@ fn archive(folder: &Path) -> PathBuf {
             .set("destination.s3.prefix", "tracker")
             .set("acceptedGaps", gap)
             .set("manifest.signingKeySecretRef.name", "signing")
-            .write(&file);
-        let ran = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-            .args(["run", "--simulate", "-f"])
-            .arg(&file)
-            .arg("--archive")
-            .arg(folder.join("export"))
-            .arg("--state-dir")
-            .arg(folder.join("state"))
-            .env("EVENTEXPORT_SIGNING_KEY_FILE", &key)
-            .output()
-            .unwrap();
-        assert!(ran.status.success(), "{ran:?}");
+            .write(folder.join("audit.yaml"));
+        let mut run = program_in(
+            folder,
+            &["run", "--simulate", "-f", "audit.yaml", "--archive", "export"],
+        );
+        run.env("EVENTEXPORT_SIGNING_KEY_FILE", &key);
+        run_blocking(run).expect_exit(0);
     }
     folder.join("export/tracker/space=c1/scope=space")
 }
@@ -99,18 +86,6 @@ fn edit(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains(from), "{} has no {from}: {text}", path.display());
     fs::write(path, text.replacen(from, to, 1)).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let there = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &there);
-        } else {
-            fs::copy(entry.path(), there).unwrap();
-        }
-    }
 }
 
 /// Copy of the archive, with the keys of its exporter.
@@ -145,19 +120,10 @@ impl DamagedCopy {
 
     /// Signs a document with a key of the folder.
     fn sign(&self, key: &str, signer: &str) {
-        let [private, document] = [self.keys.join(signer), self.path(key)];
-        let signature = self.path(&format!("{key}.sig"));
-        openssl(&[
-            "pkeyutl",
-            "-sign",
-            "-inkey",
-            private.to_str().unwrap(),
-            "-rawin",
-            "-in",
-            document.to_str().unwrap(),
-            "-out",
-            signature.to_str().unwrap(),
-        ]);
+        let private = self.keys.join(signer);
+        let sign = ["pkeyutl", "-sign", "-rawin", "-inkey", private.to_str().unwrap()];
+        let files = ["-in", key, "-out", &format!("{key}.sig")];
+        openssl(self.root.path(), &[&sign[..], &files].concat());
     }
 
     /// Adds a day after the last one, with a receipt that fits its object.
@@ -643,15 +609,10 @@ pub(crate) fn audit(keys: &Path, root: &Path, arguments: &[&str]) -> AuditOutcom
 
 /// Runs `eventexport verify` with the same arguments, and returns its exit code and output.
 fn verify(keys: &Path, root: &Path, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-        .arg("verify")
-        .arg(root)
-        .args(arguments)
-        .current_dir(keys)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    (output.status.code(), text)
+    let mut verify = program_in(keys, &["verify"]);
+    verify.arg(root).args(arguments);
+    let output = run_blocking(verify);
+    (output.code, output.text())
 }
 
 /// Runs a check of each case, on all processors. Panics with what all of them found wrong.
@@ -686,7 +647,7 @@ fn audit_sh_finds_each_damage_and_agrees_with_verify() {
             root: tempfile::tempdir().unwrap(),
             keys: folder.path().to_owned(),
         };
-        copy(&root, copied.root.path());
+        folder::copy(&root, copied.root.path());
         (case.damage)(&copied);
         let mut arguments: Vec<&str> = case
             .arguments

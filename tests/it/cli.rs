@@ -18,55 +18,43 @@ mod tutorial;
 mod unfinished;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use eventexport::simulator::{RequestKind, Settings, Simulator, Volume};
 use serde_json::Value;
-use tokio::process::{Child, Command};
 
-use crate::testkit::command::signal;
+use crate::testkit::command::{Home, run_command, signal, wait_output};
 use crate::testkit::manifest::Manifest;
 
 /// Maximum time a run may take.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-fn program(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
-    command
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("XDG_STATE_HOME", folder.join("state"))
-        .env("EVENTEXPORT_API_KEY", "simulated-api-key")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
+/// Runs the manifest of [`home`].
+const RUN: [&str; 5] = ["run", "-f", "audit.yaml", "--archive", "export"];
+
+/// Same with a summary in JSON.
+const RUN_JSON: [&str; 7] = [
+    "run",
+    "-f",
+    "audit.yaml",
+    "--archive",
+    "export",
+    "--output",
+    "json",
+];
+
+/// Returns a home directory with the key of a service.
+fn keyed() -> Home {
+    Home::new().env("EVENTEXPORT_API_KEY", "simulated-api-key")
 }
 
-async fn output(child: Child) -> Output {
-    tokio::time::timeout(TIMEOUT, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap()
-}
-
-async fn run(folder: &Path, arguments: &[&str]) -> Output {
-    output(program(folder, arguments).spawn().unwrap()).await
-}
-
-fn last_object(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
-}
-
-/// Returns a manifest of seven days for a simulator.
-fn manifest(folder: &Path, simulator: &Simulator) -> String {
-    let manifest = Manifest::local("audit", simulator.url().as_str()).days("2018-06-01", "2018-06-07");
-    let path = manifest.write(folder.join("audit.yaml"));
-    path.to_str().unwrap().to_owned()
+/// Returns one with a manifest `audit.yaml` of seven days for a simulator.
+fn home(simulator: &Simulator) -> Home {
+    let home = keyed();
+    Manifest::local("audit", simulator.url().as_str())
+        .days("2018-06-01", "2018-06-07")
+        .write(home.path("audit.yaml"));
+    home
 }
 
 async fn simulator() -> Simulator {
@@ -85,6 +73,8 @@ async fn simulator() -> Simulator {
     .unwrap()
 }
 
+const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart.yaml");
+
 /// Waits until four sessions are open and downloading. The journal then names all of them.
 async fn in_transfer(simulator: &Simulator) {
     let flowing = async {
@@ -97,21 +87,10 @@ async fn in_transfer(simulator: &Simulator) {
 
 #[tokio::test]
 async fn the_quickstart_is_stored_once_and_verifies() {
-    let folder = tempfile::tempdir().unwrap();
-    let to = folder.path().join("export");
-    let arguments = [
-        "run",
-        "-f",
-        "examples/quickstart.yaml",
-        "--simulate",
-        "--archive",
-        to.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
-    let first = run(folder.path(), &arguments).await;
-    assert_eq!(first.status.code(), Some(0), "{first:?}");
-    let summary = last_object(&first);
+    let home = keyed();
+    fs::copy(QUICKSTART, home.path("audit.yaml")).unwrap();
+    let arguments = [&RUN_JSON[..], &["--simulate"]].concat();
+    let summary = home.run(&arguments).await.expect_exit(0).summary();
     assert_eq!(summary["totals"]["storedNow"], 7);
     assert_eq!(summary["totals"]["empty"], 2);
     assert_eq!(summary["totals"]["events"], 1200);
@@ -120,9 +99,7 @@ async fn the_quickstart_is_stored_once_and_verifies() {
         serde_json::json!({"opened": 7, "deleted": 7, "open": 0})
     );
 
-    let second = run(folder.path(), &arguments).await;
-    assert_eq!(second.status.code(), Some(0));
-    let summary = last_object(&second);
+    let summary = home.run(&arguments).await.expect_exit(0).summary();
     assert_eq!(
         (
             summary["totals"]["storedNow"].as_u64(),
@@ -132,8 +109,7 @@ async fn the_quickstart_is_stored_once_and_verifies() {
     );
     assert_eq!(summary["simulatedSessions"]["opened"], 0);
 
-    let table = run(folder.path(), &arguments[..6]).await;
-    let table = String::from_utf8(table.stdout).unwrap();
+    let table = home.run(&[&RUN[..], &["--simulate"]].concat()).await.out;
     assert!(
         table.contains("7 of 7 days stored and proved: 1,200 events"),
         "{table}"
@@ -142,97 +118,65 @@ async fn the_quickstart_is_stored_once_and_verifies() {
 
 #[tokio::test]
 async fn an_invalid_signing_key_does_not_block_storing_events() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("audit.yaml");
-    let text = "apiVersion: eventexport.io/v1alpha1\nkind: EventExport\nmetadata: {name: audit}\nspec:\n  \
-                space: c1\n  dateRange: {start: 2018-06-01, end: 2018-06-01}\n  \
-                source: {region: us-south, credentialsSecretRef: {name: tracker}}\n  \
-                destination: {s3: {bucket: audit}}\n  manifest: {signingKeySecretRef: {name: signing}}\n";
-    fs::write(&file, text).unwrap();
-    let to = folder.path().join("export");
-    let [file, to] = [&file, &to].map(|path| path.to_str().unwrap());
-    let arguments = [
-        "run",
-        "-f",
-        file,
-        "--simulate",
-        "--archive",
-        to,
-        "--output",
-        "json",
-    ];
-    let printed = |output: &Output| {
-        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+    let home = keyed();
+    let write = |vouched: Option<&str>| {
+        Manifest::local("audit", "")
+            .days("2018-06-01", "2018-06-01")
+            .set("source.endpoint", Value::Null)
+            .set("source.region", "us-south")
+            .set("manifest.signingKeySecretRef.name", "signing")
+            .set("manifest.unsignedReceiptsBefore", vouched)
+            .write(home.path("audit.yaml"));
     };
+    let run = async |key: Option<(&str, &str)>| {
+        let mut command = home.command(&[&RUN_JSON[..], &["--simulate"]].concat());
+        command.envs(key);
+        run_command(command).await
+    };
+    write(None);
+    let none = run(None).await.expect_exit(2).text();
+    assert!(none.contains("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY"), "{none}");
 
-    let none = run(folder.path(), &arguments).await;
-    assert_eq!(none.status.code(), Some(2), "{none:?}");
-    assert!(
-        printed(&none).contains("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY"),
-        "{}",
-        printed(&none)
-    );
-
-    let mut wrong = program(folder.path(), &arguments);
-    wrong.env("EVENTEXPORT_SIGNING_KEY", "hunter2");
-    let wrong = output(wrong.spawn().unwrap()).await;
-    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
-    let summary = last_object(&wrong);
+    let wrong = run(Some(("EVENTEXPORT_SIGNING_KEY", "hunter2")))
+        .await
+        .expect_exit(1);
+    let summary = wrong.summary();
     assert_eq!(summary["totals"]["storedNow"], 1);
     let export = &summary["exports"][0];
     assert_eq!(
         (export["manifestDue"].as_bool(), &export["problems"][0]["reason"]),
         (Some(true), &"SigningKeyInvalid".into())
     );
+    let text = wrong.text();
     assert!(
-        printed(&wrong).contains("openssl genpkey") && !printed(&wrong).contains("hunter2"),
-        "{}",
-        printed(&wrong)
+        text.contains("openssl genpkey") && !text.contains("hunter2"),
+        "{text}"
     );
 
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
         .unwrap()
         .serialize_pem();
-    let with_key = async || {
-        let mut right = program(folder.path(), &arguments);
-        right.env("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY", &key);
-        output(right.spawn().unwrap()).await
-    };
+    let with_key = async || run(Some(("EVENTEXPORT_SECRET_SIGNING_SIGNING_KEY", &key))).await;
     // The receipt was written without a key: a person vouches for it.
-    let unsigned = with_key().await;
-    assert_eq!(unsigned.status.code(), Some(1), "{unsigned:?}");
-    assert_eq!(
-        last_object(&unsigned)["exports"][0]["problems"][0]["reason"],
-        "ReceiptUnsigned"
-    );
-    let vouched = text.replace(
-        "{name: signing}}",
-        "{name: signing}, unsignedReceiptsBefore: 2018-06-02}",
-    );
-    fs::write(file, vouched).unwrap();
-    let right = with_key().await;
-    assert_eq!(right.status.code(), Some(0), "{right:?}");
-    assert_eq!(last_object(&right)["totals"]["alreadyStored"], 1);
-    let manifests = Path::new(to).join("space=c1/scope=space/_manifests");
-    assert_eq!(fs::read(manifests.join("00000001.json.sig")).unwrap().len(), 64);
+    let unsigned = with_key().await.expect_exit(1).summary();
+    assert_eq!(unsigned["exports"][0]["problems"][0]["reason"], "ReceiptUnsigned");
+    write(Some("2018-06-02"));
+    let right = with_key().await.expect_exit(0).summary();
+    assert_eq!(right["totals"]["alreadyStored"], 1);
+    let signature = home.path("export/space=c1/scope=space/_manifests/00000001.json.sig");
+    assert_eq!(fs::read(signature).unwrap().len(), 64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_deletes_the_sessions_and_the_next_run_resumes() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("trickle").unwrap();
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
-    let arguments = ["run", "-f", &manifest, "--archive", to.to_str().unwrap()];
-
-    let child = program(folder.path(), &arguments).spawn().unwrap();
+    let home = home(&simulator);
+    let child = home.command(&RUN).spawn().unwrap();
     in_transfer(&simulator).await;
     signal(&child, "INT").await;
-    let stopped = output(child).await;
-    assert_eq!(stopped.status.code(), Some(1));
+    let stdout = wait_output(child).await.expect_exit(1).out;
     assert_eq!(simulator.ledger().open_now, 0);
-    let stdout = String::from_utf8(stopped.stdout).unwrap();
     assert!(
         stdout.contains("Missing: 2018-06-01") && stdout.contains("Run the same command again to resume."),
         "{stdout}"
@@ -241,39 +185,25 @@ async fn a_signal_deletes_the_sessions_and_the_next_run_resumes() {
 
     simulator.set_faults(Vec::new());
     let opened = simulator.ledger().opened;
-    let again = run(folder.path(), &arguments).await;
-    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    home.run(&RUN).await.expect_exit(0);
     assert_eq!(simulator.ledger().opened - opened, 7);
     assert_eq!(simulator.ledger().open_now, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_run_after_a_kill_cleans_up() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("trickle").unwrap();
     let manual_sessions = simulator.open_sessions_as("person@example.com", "c1", 3);
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
-    let arguments = [
-        "run",
-        "-f",
-        &manifest,
-        "--archive",
-        to.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
-
-    let mut child = program(folder.path(), &arguments).spawn().unwrap();
+    let home = home(&simulator);
+    let mut child = home.command(&RUN_JSON).spawn().unwrap();
     in_transfer(&simulator).await;
     child.kill().await.unwrap();
     assert_eq!(simulator.ledger().open_now, 4);
 
     simulator.set_faults(Vec::new());
-    let again = run(folder.path(), &arguments).await;
-    assert_eq!(again.status.code(), Some(0), "{again:?}");
-    assert_eq!(last_object(&again)["totals"]["stored"], 7);
+    let again = home.run(&RUN_JSON).await.expect_exit(0);
+    assert_eq!(again.summary()["totals"]["stored"], 7);
     let ledger = simulator.ledger();
     assert_eq!(
         (
@@ -287,9 +217,8 @@ async fn the_run_after_a_kill_cleans_up() {
 
 #[tokio::test]
 async fn invalid_input_exits_with_2_and_names_the_field() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wrong.yaml");
-    let quickstart = fs::read_to_string("examples/quickstart.yaml").unwrap();
+    let home = Home::new();
+    let quickstart = fs::read_to_string(QUICKSTART).unwrap();
     let table = [
         ("  dateRange:", "  daterange:", "spec.daterange"),
         ("end: \"2018-06-07\"", "end: \"2018-05-07\"", "spec.dateRange.end"),
@@ -305,62 +234,44 @@ async fn invalid_input_exits_with_2_and_names_the_field() {
     ];
     for (right, wrong, named) in table {
         assert!(quickstart.contains(right), "{right}");
-        fs::write(&path, quickstart.replace(right, wrong)).unwrap();
-        let mut command = program(folder.path(), &["run", "-f", path.to_str().unwrap()]);
-        command.env_remove("EVENTEXPORT_API_KEY");
-        let ended = output(command.spawn().unwrap()).await;
-        let stderr = String::from_utf8(ended.stderr).unwrap();
-        assert_eq!(ended.status.code(), Some(2), "{wrong}: {stderr}");
-        assert!(stderr.contains(named), "{wrong}: {stderr}");
+        fs::write(home.path("wrong.yaml"), quickstart.replace(right, wrong)).unwrap();
+        let ended = home.run(&["run", "-f", "wrong.yaml"]).await;
+        assert_eq!(ended.code, Some(2), "{wrong}: {ended:?}");
+        assert!(ended.err.contains(named), "{wrong}: {ended:?}");
+        let text = ended.text();
         assert!(
-            !stderr.contains("simulated-api-key") && !stderr.contains("simulated-secret-key"),
-            "{stderr}"
+            !text.contains("simulated-api-key") && !text.contains("simulated-secret-key"),
+            "{wrong}: {text}"
         );
     }
 }
 
 #[tokio::test]
 async fn a_plan_opens_no_session_and_counts_the_work() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
-    let arguments = [
-        "plan",
-        "-f",
-        &manifest,
-        "--archive",
-        to.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
-    let planned = last_object(&run(folder.path(), &arguments).await);
-    assert_eq!(
-        planned["exports"][0]["sessions"].as_array().map(Vec::len),
-        Some(7)
-    );
-    assert!(!to.exists(), "a plan makes nothing");
+    let home = home(&simulator);
+    let plan = async || {
+        let arguments = [&["plan"][..], &RUN_JSON[1..]].concat();
+        home.run(&arguments).await.summary()["exports"][0].clone()
+    };
+    let planned = plan().await;
+    assert_eq!(planned["sessions"].as_array().map(Vec::len), Some(7));
+    assert!(!home.path("export").exists(), "a plan makes nothing");
     assert_eq!(simulator.ledger().requests.values().sum::<u64>(), 0);
 
-    let ran = run(
-        folder.path(),
-        &["run", "-f", &manifest, "--archive", to.to_str().unwrap()],
-    )
-    .await;
-    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    home.run(&RUN).await.expect_exit(0);
     let taken = simulator.ledger().requests.values().sum::<u64>();
-    let expected = planned["exports"][0]["requests"].as_u64().unwrap();
+    let expected = planned["requests"].as_u64().unwrap();
     assert!(
         taken.abs_diff(expected) <= 7,
         "planned {expected} requests, a run took {taken}"
     );
-    let planned = last_object(&run(folder.path(), &arguments).await);
-    assert_eq!(planned["exports"][0]["requests"], 0);
+    assert_eq!(plan().await["requests"], 0);
 }
 
-/// Lists the days below a folder that have a receipt.
-fn stored_days(to: &Path) -> Vec<String> {
-    let journal = to.join("space=c1/scope=space/_journal");
+/// Lists the days that have a receipt.
+fn stored_days(home: &Home) -> Vec<String> {
+    let journal = home.path("export/space=c1/scope=space/_journal");
     let names = fs::read_dir(journal)
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
@@ -373,29 +284,13 @@ fn stored_days(to: &Path) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_together_store_every_day_once() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
-    let with = |shard: &'static str| {
-        let arguments = [
-            "run",
-            "-f",
-            &manifest,
-            "--archive",
-            to.to_str().unwrap(),
-            "--output",
-            "json",
-            "--shard",
-            shard,
-        ];
-        program(folder.path(), &arguments).spawn().unwrap()
-    };
+    let home = home(&simulator);
+    let with = async |shard: &str| home.run(&[&RUN_JSON[..], &["--shard", shard]].concat()).await;
     // Both shards run at the same time with one state folder.
-    let (one, two) = tokio::join!(output(with("0/2")), output(with("1/2")));
+    let (one, two) = tokio::join!(with("0/2"), with("1/2"));
     for (ended, shard) in [(one, "0/2"), (two, "1/2")] {
-        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        let summary = last_object(&ended);
+        let summary = ended.expect_exit(0).summary();
         assert_eq!(summary["exports"][0]["shard"], shard);
         let (wanted, stored) = (&summary["totals"]["wanted"], &summary["totals"]["storedNow"]);
         assert!(
@@ -404,21 +299,12 @@ async fn shards_together_store_every_day_once() {
         );
     }
     let june: Vec<String> = (1..=7).map(|day| format!("2018-06-{day:02}")).collect();
-    assert_eq!(stored_days(&to), june);
+    assert_eq!(stored_days(&home), june);
     let ledger = simulator.ledger();
     assert_eq!((ledger.opened, ledger.deleted, ledger.violation_count), (7, 7, 0));
     assert!(ledger.downloads.values().all(|download| download.replies <= 1));
 
-    let arguments = [
-        "run",
-        "-f",
-        &manifest,
-        "--archive",
-        to.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
-    let whole = last_object(&run(folder.path(), &arguments).await);
+    let whole = home.run(&RUN_JSON).await.summary();
     assert_eq!(
         (&whole["totals"]["alreadyStored"], &whole["exports"][0]["shard"]),
         (&7.into(), &Value::Null)
@@ -428,28 +314,14 @@ async fn shards_together_store_every_day_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_replacement_of_a_killed_shard_reuses_its_name_and_leaves_no_session() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("trickle").unwrap();
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
+    let home = home(&simulator);
     // Four windows run at once. The state folder may be missing, as in a container.
-    let arguments = [
-        "run",
-        "-f",
-        &manifest,
-        "--archive",
-        to.to_str().unwrap(),
-        "--shard",
-        "1/2",
-        "--holder",
-        "job:audit/long",
-        "--output",
-        "json",
-    ];
+    let shard = ["--shard", "1/2", "--holder", "job:audit/long"];
     let pod = || {
-        let mut pod = program(folder.path(), &arguments);
-        pod.env_remove("XDG_STATE_HOME").env_remove("HOME");
+        let mut pod = home.command(&[&RUN_JSON[..], &shard].concat());
+        pod.env_remove("HOME");
         pod
     };
     let mut child = pod().spawn().unwrap();
@@ -457,16 +329,11 @@ async fn the_replacement_of_a_killed_shard_reuses_its_name_and_leaves_no_session
     child.kill().await.unwrap();
     simulator.set_faults(Vec::new());
 
-    let next = output(pod().spawn().unwrap()).await;
-    assert_eq!(next.status.code(), Some(0), "{next:?}");
-    let summary = last_object(&next);
+    let summary = run_command(pod()).await.expect_exit(0).summary();
     assert_eq!(summary["totals"]["wanted"], summary["totals"]["stored"]);
     assert!(simulator.open_sessions().is_empty());
 
-    let refused = run(folder.path(), &["run", "-f", &manifest, "--shard", "2/2"]).await;
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("from 0 to 1"),
-        "{refused:?}"
-    );
+    let refused = home.run(&["run", "-f", "audit.yaml", "--shard", "2/2"]).await;
+    let refused = refused.expect_exit(2);
+    assert!(refused.err.contains("from 0 to 1"), "{refused:?}");
 }

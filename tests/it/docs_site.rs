@@ -9,20 +9,17 @@ use std::process::Command;
 
 use regex::Regex;
 
+use crate::testkit::folder;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Files below a folder with this extension.
-fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files(&path, extension, found);
-        } else if path.extension().is_some_and(|ext| ext == extension) {
-            found.push(path);
-        }
-    }
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files = folder::files(folder);
+    files.retain(|file| file.extension().is_some_and(|ext| ext == extension));
+    files.into_iter().map(|file| folder.join(file)).collect()
 }
 
 #[test]
@@ -47,8 +44,7 @@ fn the_contents_list_every_page_once_as_the_map_does() {
     let once: BTreeSet<&str> = listed.iter().copied().collect();
     assert_eq!(once.len(), listed.len(), "a page is listed twice: {listed:?}");
 
-    let mut pages = Vec::new();
-    files(&root().join("docs"), "md", &mut pages);
+    let pages = files(&root().join("docs"), "md");
     assert!(pages.len() > 60, "{pages:?}");
     for page in pages {
         let page = page.strip_prefix(root()).unwrap().to_str().unwrap();
@@ -79,8 +75,7 @@ fn every_link_of_the_site_leads_to_a_page_and_a_heading() {
         site.join("index.html").exists(),
         "there is no site: run `make docs`"
     );
-    let mut pages = Vec::new();
-    files(&site, "html", &mut pages);
+    let pages = files(&site, "html");
     let mut checked = 0;
     let mut broken = BTreeSet::new();
     // The page for unknown addresses has links from the root of a server.

@@ -8,6 +8,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::testkit::command::{program_in, run_blocking};
+use crate::testkit::folder;
+
 const SPACE: &str = "tracker/space=c1/scope=space/";
 const ACCOUNT: &str = "tracker/space=c1/scope=account/";
 
@@ -15,32 +18,15 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/archive-0.1.0")
 }
 
-/// Returns all files below a folder with their bytes.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let bytes = fs::read(&path).unwrap();
-                all.insert(path, bytes);
-            }
-        }
-    }
-    all
+/// Returns all files of an archive with their bytes.
+fn contents(archive: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let read = |file: PathBuf| (file.clone(), fs::read(archive.join(file)).unwrap());
+    folder::files(archive).into_iter().map(read).collect()
 }
 
-/// Copies the archive without the store's internal folder.
+/// Copies the archive.
 fn copy(to: &Path) {
-    let from = fixture();
-    for (path, bytes) in files(&from.join("tracker")) {
-        let target = to.join(path.strip_prefix(&from).unwrap());
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::write(target, bytes).unwrap();
-    }
+    folder::copy(&fixture().join("tracker"), &to.join("tracker"));
 }
 
 /// Returns the signing key of the archive in PEM: PKCS #8 of the seed in the fixture's README.
@@ -65,17 +51,9 @@ fn signing_key() -> String {
 fn program(folder: &Path, args: &[&str]) -> Value {
     let key = folder.join("signing.pem");
     fs::write(&key, signing_key()).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-        .args(args)
-        .args(["--output", "json"])
-        .current_dir(folder)
-        .env("XDG_STATE_HOME", folder.join("state"))
-        .env("EVENTEXPORT_SIGNING_KEY_FILE", &key)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    serde_json::from_str(text.trim_end().lines().last().unwrap()).unwrap()
+    let mut command = program_in(folder, &[args, &["--output", "json"]].concat());
+    command.env("EVENTEXPORT_SIGNING_KEY_FILE", &key);
+    run_blocking(command).expect_exit(0).summary()
 }
 
 fn verified(folder: &Path, archive: &str) -> Value {
@@ -135,21 +113,13 @@ fn an_archive_of_version_0_1_0_verifies_with_its_signatures() {
     assert_eq!((sum("windows"), sum("objects"), sum("events")), (31, 29, 1218));
 
     // Proves that the check can fail: one byte of one object differs.
-    let object = folder
-        .path()
-        .join("archive")
-        .join(SPACE)
-        .join("date=2018-06-01/events.json.gz");
+    let object = format!("archive/{SPACE}date=2018-06-01/events.json.gz");
+    let object = folder.path().join(object);
     let mut bytes = fs::read(&object).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&object, bytes).unwrap();
-    let refused = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-        .args(["verify", "archive"])
-        .current_dir(folder.path())
-        .output()
-        .unwrap();
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    run_blocking(program_in(folder.path(), &["verify", "archive"])).expect_exit(1);
 }
 
 #[test]
@@ -157,7 +127,7 @@ fn an_archive_of_version_0_1_0_is_continued_and_nothing_of_it_changes() {
     let folder = tempfile::tempdir().unwrap();
     let archive = folder.path().join("archive");
     copy(&archive);
-    let before = files(&archive);
+    let before = contents(&archive);
     let manifest = fs::read_to_string(fixture().join("second.yaml"))
         .unwrap()
         .replace("end: 2018-06-07", "end: 2018-06-11");
@@ -177,7 +147,7 @@ fn an_archive_of_version_0_1_0_is_continued_and_nothing_of_it_changes() {
         "what was there is not downloaded again"
     );
 
-    let after = files(&archive);
+    let after = contents(&archive);
     for (path, bytes) in &before {
         assert!(after[path] == *bytes, "{} has other bytes", path.display());
     }

@@ -6,14 +6,16 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::process::Command;
 
+use crate::testkit::command::{program_in, run_blocking};
 use crate::testkit::manifest::Manifest;
+use crate::testkit::openssl::openssl;
 
 const CONFIG: &str = "
 [ req ]
@@ -52,7 +54,7 @@ impl Authority {
         fs::write(folder.path().join("tsa.cnf"), CONFIG).unwrap();
         fs::write(folder.path().join("serial"), "01\n").unwrap();
         let request = "req -new -newkey rsa:2048 -nodes -keyout key.pem -x509 -days 30 -extensions tsa_ext -config tsa.cnf -out ca.pem";
-        openssl(folder.path(), request);
+        openssl(folder.path(), &words(request));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let authority = Self {
@@ -95,10 +97,9 @@ fn answer(stream: TcpStream, folder: &Path, up: bool) {
     reader.read_exact(&mut body).unwrap();
     let (status, reply) = if up && query {
         fs::write(folder.join("query.tsq"), body).unwrap();
-        openssl(
-            folder,
-            "ts -reply -config tsa.cnf -queryfile query.tsq -signer ca.pem -inkey key.pem -out reply.tsr",
-        );
+        let reply =
+            "ts -reply -config tsa.cnf -queryfile query.tsq -signer ca.pem -inkey key.pem -out reply.tsr";
+        openssl(folder, &words(reply));
         ("200 OK", fs::read(folder.join("reply.tsr")).unwrap())
     } else {
         ("503 Service Unavailable", Vec::new())
@@ -113,19 +114,12 @@ fn answer(stream: TcpStream, folder: &Path, up: bool) {
         .and_then(|()| stream.write_all(&reply));
 }
 
-fn openssl(folder: &Path, arguments: &str) -> Output {
-    let done = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "openssl {arguments}: {done:?}");
-    done
+fn words(arguments: &str) -> Vec<&str> {
+    arguments.split(' ').collect()
 }
 
 /// Runs the export of the days up to `last`. Returns the exit code and all output.
 fn run(folder: &Path, authority: &Authority, last: u8) -> (Option<i32>, String) {
-    let file = folder.join("audit.yaml");
     Manifest::local("audit", "")
         .days("2018-06-01", &format!("2018-06-0{last}"))
         .set(
@@ -137,24 +131,16 @@ fn run(folder: &Path, authority: &Authority, last: u8) -> (Option<i32>, String) 
             "manifest.timestampAuthority",
             format!("http://{}/tsr", authority.address),
         )
-        .write(&file);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
-    command
-        .args(["run", "--simulate", "-f"])
-        .arg(&file)
-        .arg("--archive");
-    output(
-        command
-            .arg(folder.join("export"))
-            .arg("--state-dir")
-            .arg(folder.join("state")),
-    )
+        .write(folder.join("audit.yaml"));
+    output(program_in(
+        folder,
+        &["run", "--simulate", "-f", "audit.yaml", "--archive", "export"],
+    ))
 }
 
-fn output(command: &mut Command) -> (Option<i32>, String) {
-    let done = command.output().unwrap();
-    let text = [done.stdout, done.stderr].concat();
-    (done.status.code(), String::from_utf8(text).unwrap())
+fn output(command: Command) -> (Option<i32>, String) {
+    let done = run_blocking(command);
+    (done.code, done.text())
 }
 
 #[test]
@@ -170,7 +156,7 @@ fn an_authority_stamps_each_manifest_and_delays_nothing_while_it_is_down() {
         "ts -verify -data {FIRST} -in {FIRST}.tsr -CAfile {}",
         ca.display()
     );
-    openssl(&root, &check);
+    openssl(&root, &words(&check));
     // Again, nothing is asked.
     assert_eq!(run(folder.path(), &authority, 2).0, Some(0));
     assert_eq!(authority.requests.load(Ordering::Relaxed), 1);
@@ -193,14 +179,12 @@ fn an_authority_stamps_each_manifest_and_delays_nothing_while_it_is_down() {
     let first = fs::read(stamp(FIRST)).unwrap();
     let second = fs::read(stamp(SECOND)).unwrap();
 
-    let verify = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
-        output(command.arg("verify").arg(folder.path().join("export")))
-    };
+    let verify = || output(program_in(folder.path(), &["verify", "export"]));
     let audit = |arguments: &[&str]| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.sh");
         let mut command = Command::new("sh");
-        output(command.arg(script).args(arguments).arg(&root))
+        command.arg(script).args(arguments).arg(&root);
+        output(command)
     };
     let with_ca = ["--timestamp-ca", ca.to_str().unwrap()];
     let (code, text) = verify();

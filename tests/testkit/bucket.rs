@@ -94,6 +94,13 @@ impl Bucket {
         Ok(bucket)
     }
 
+    /// Creates a bucket with object lock beside this one.
+    pub(crate) async fn create_locked(&self, name: &str) -> Result<()> {
+        let create = self.client.create_bucket().bucket(name);
+        create.object_lock_enabled_for_bucket(true).send().await?;
+        Ok(())
+    }
+
     pub(crate) async fn keep_versions(&self) -> Result<()> {
         let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
         let keep = self.client.put_bucket_versioning().bucket(&self.name);

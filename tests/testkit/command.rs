@@ -1,7 +1,7 @@
 //! Commands of the program in a home directory of their own, their output, and `eventexport simulate` as a process.
 
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use super::process::program;
-use crate::bed::http_client;
+use crate::bed::{Gateway, http_client};
 
 /// Maximum time of a command. Generous, because the machine may be busy.
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_mins(10);
@@ -25,7 +25,31 @@ pub(crate) struct CommandOutput {
     pub(crate) err: String,
 }
 
+impl From<Output> for CommandOutput {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+            bytes: output.stdout,
+        }
+    }
+}
+
 impl CommandOutput {
+    /// Parses the document on the last line of standard output.
+    #[track_caller]
+    pub(crate) fn summary(&self) -> Value {
+        let last = self.out.trim_end().lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Standard output, then standard error.
+    pub(crate) fn text(&self) -> String {
+        format!("{}{}", self.out, self.err)
+    }
+
     /// Parses the document on standard output.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
@@ -60,6 +84,101 @@ pub(crate) fn isolate(command: &mut Command, home: &Path) {
         .kill_on_drop(true);
 }
 
+/// Returns the program with these arguments, isolated in this home directory.
+pub(crate) fn program_in(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    isolate(&mut command, home);
+    command.args(arguments);
+    command
+}
+
+/// Runs the program in this home directory to completion.
+pub(crate) async fn run_in(home: &Path, arguments: &[&str]) -> CommandOutput {
+    run_command(program_in(home, arguments)).await
+}
+
+/// Runs a command to completion, for tests without a runtime.
+pub(crate) fn run_blocking(mut command: Command) -> CommandOutput {
+    command.as_std_mut().output().unwrap().into()
+}
+
+/// Home directory of commands, and the variables that all of them get.
+pub(crate) struct Home {
+    folder: tempfile::TempDir,
+    variables: Vec<(String, String)>,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            variables: Vec::new(),
+        }
+    }
+
+    /// Sets a variable of all commands.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Returns a path in the directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Returns the names of all files, also hidden ones, sorted.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Isolates a process in the directory, with its variables.
+    pub(crate) fn isolate(&self, command: &mut Command) {
+        isolate(command, self.folder());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+    }
+
+    /// Returns the program with these arguments.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        self.isolate(&mut command);
+        command.args(arguments);
+        command
+    }
+
+    /// Runs the program to completion.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> CommandOutput {
+        run_command(self.command(arguments)).await
+    }
+
+    /// Runs a line of bash; `$E` is the program.
+    pub(crate) async fn shell(&self, line: &str) -> CommandOutput {
+        let mut command = Command::new("bash");
+        self.isolate(&mut command);
+        command.args(["-c", line]).env("E", program());
+        run_command(command).await
+    }
+}
+
+/// Returns the variables of a gateway's root account.
+pub(crate) fn bucket_env(gateway: &Gateway) -> [(&'static str, &str); 4] {
+    [
+        ("AWS_ACCESS_KEY_ID", gateway.access_key()),
+        ("AWS_SECRET_ACCESS_KEY", gateway.secret_key()),
+        ("AWS_REGION", Gateway::REGION),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]
+}
+
 /// Runs a command with piped output to completion.
 pub(crate) async fn run_command(mut command: Command) -> CommandOutput {
     wait_output(command.spawn().unwrap()).await
@@ -68,14 +187,7 @@ pub(crate) async fn run_command(mut command: Command) -> CommandOutput {
 /// Waits for the end of a command with piped output.
 pub(crate) async fn wait_output(child: Child) -> CommandOutput {
     let ended = tokio::time::timeout(COMMAND_TIMEOUT, child.wait_with_output()).await;
-    let output = ended.expect("the command ends in time").unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    CommandOutput {
-        code: output.status.code(),
-        out: text(&output.stdout),
-        err: text(&output.stderr),
-        bytes: output.stdout,
-    }
+    ended.expect("the command ends in time").unwrap().into()
 }
 
 /// Sends a signal such as `TERM`.

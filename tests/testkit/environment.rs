@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::simulator::{DEFAULT_API_KEY, Ledger, Settings, Simulator};
 use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 use serde_json::Value;
@@ -17,7 +17,9 @@ use super::operator::OperatorCommand;
 use super::process::read_log;
 use super::proxy::{ProxiedPeer, Proxy, Rules};
 use crate::bed::{Cluster, Gateway};
-use crate::operator::{apply, eventually, get, has_finalizer, kubectl, wait_conditions};
+use crate::operator::{
+    annotate, apply, eventually, existing, has_finalizer, kubectl, patch, wait_conditions,
+};
 
 /// Conditions `Ready`, `Complete`, `Reconciling` and `Stalled` of a complete export.
 pub(crate) const COMPLETE: [&str; 4] = ["True/Complete", "True/Complete", "False/Accepted", "False"];
@@ -30,12 +32,19 @@ pub(crate) struct EnvironmentBuilder {
     bucket: bool,
     versioned: bool,
     secrets: bool,
+    separate_uaa: bool,
 }
 
 impl EnvironmentBuilder {
     /// Sets the service; by default it is 9 June 2018.
     pub(crate) fn service(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Sets the day of the service.
+    pub(crate) fn today(mut self, today: Date) -> Self {
+        self.settings.today = Some(today);
         self
     }
 
@@ -63,6 +72,12 @@ impl EnvironmentBuilder {
         self
     }
 
+    /// Puts a proxy of its own before the UAA, which the service names in its discovery document.
+    pub(crate) fn separate_uaa(mut self) -> Self {
+        self.separate_uaa = true;
+        self
+    }
+
     pub(crate) async fn start(self) -> Result<Environment> {
         let (cluster, gateway) = (Cluster::shared().await, Gateway::shared().await);
         let namespace = cluster.namespace(&self.name).await;
@@ -77,9 +92,18 @@ impl EnvironmentBuilder {
         for preset in &self.presets {
             simulator.add_preset(preset)?;
         }
-        let rules = Rules::new();
+        let (rules, service) = (Rules::new(), simulator.url().as_str());
+        let uaa = if self.separate_uaa {
+            Some(Proxy::start(ProxiedPeer::Uaa, service, &rules).await?)
+        } else {
+            None
+        };
         let environment = Environment {
-            tracker: Proxy::start(ProxiedPeer::Tracker, simulator.url().as_str(), &rules).await?,
+            tracker: match &uaa {
+                Some(uaa) => Proxy::tracker(service, uaa, &rules).await?,
+                None => Proxy::start(ProxiedPeer::Tracker, service, &rules).await?,
+            },
+            _uaa: uaa,
             store: Proxy::store(gateway, &rules).await?,
             cluster,
             gateway,
@@ -108,6 +132,7 @@ pub(crate) struct Environment {
     /// Rules of both proxies, and the requests that they saw.
     pub(crate) rules: Arc<Rules>,
     pub(crate) tracker: Proxy,
+    _uaa: Option<Proxy>,
     pub(crate) store: Proxy,
     pub(crate) folder: tempfile::TempDir,
 }
@@ -122,6 +147,7 @@ impl Environment {
             bucket: true,
             versioned: false,
             secrets: true,
+            separate_uaa: false,
         }
     }
 
@@ -143,10 +169,20 @@ impl Environment {
 
     /// Creates or changes the objects of the manifest.
     pub(crate) async fn apply(&self, manifest: &Manifest) -> Result<()> {
-        for document in manifest.documents() {
-            apply(self.cluster, &document).await?;
-        }
-        Ok(())
+        manifest.apply(self.cluster).await
+    }
+
+    /// Creates an export of these days through the proxies, below a prefix of its name; `change` is merged into its
+    /// spec.
+    pub(crate) async fn create(&self, name: &str, days: [&str; 2], change: &Value) -> Result<()> {
+        let export = self.proxied_export(name).days(days[0], days[1]);
+        let export = export.set("destination.s3.prefix", name).merge(change);
+        self.apply(&export).await
+    }
+
+    /// Changes an export by a merge patch.
+    pub(crate) async fn patch(&self, name: &str, change: &Value) -> Result<()> {
+        patch(self.cluster, &self.namespace, name, change).await
     }
 
     /// Creates or changes a Secret.
@@ -156,9 +192,13 @@ impl Environment {
 
     /// Returns an operator of this namespace, with short pauses, and watched by the proxies.
     pub(crate) fn operator(&self) -> OperatorCommand {
-        OperatorCommand::new(self.cluster)
-            .namespace(&self.namespace)
-            .args(&["--session-quiet", "1s"])
+        self.operator_of(self.cluster).namespace(&self.namespace)
+    }
+
+    /// Returns the same operator for all namespaces of that cluster.
+    pub(crate) fn operator_of(&self, cluster: &Cluster) -> OperatorCommand {
+        OperatorCommand::new(cluster)
+            .session_quiet("1s")
             .watched_by(&self.rules)
     }
 
@@ -173,8 +213,7 @@ impl Environment {
 
     /// Returns an existing export.
     pub(crate) async fn object(&self, name: &str) -> Result<Value> {
-        let found = get(self.cluster, &self.namespace, name).await?;
-        found.with_context(|| format!("{name} is gone"))
+        existing(self.cluster, &self.namespace, name).await
     }
 
     /// Waits until the export is complete; returns it.
@@ -185,16 +224,7 @@ impl Environment {
     /// Requests a reconcile, which does not wait for the end of a pause. Each request needs another text.
     pub(crate) async fn request_reconcile(&self, name: &str, request: &str) -> Result<()> {
         let annotation = format!("eventexport.io/requestedAt={request}");
-        let args = [
-            "annotate",
-            "eventexport",
-            name,
-            "-n",
-            &self.namespace,
-            "--overwrite",
-            &annotation,
-        ];
-        kubectl(self.cluster, &args).await.map(drop)
+        annotate(self.cluster, &self.namespace, name, &annotation).await
     }
 
     pub(crate) async fn wait_finalizer_removed(&self, name: &str) -> Result<()> {
@@ -227,11 +257,6 @@ impl Environment {
     pub(crate) fn stored(&self) -> PathBuf {
         let bucket = self.gateway.folder().join("objects").join(&self.namespace);
         bucket.join("tracker").join(format!("space={SPACE}"))
-    }
-
-    /// Returns the bytes that the service sends for a day.
-    pub(crate) fn served(&self, day: Date) -> Vec<u8> {
-        served(&self.simulator, day)
     }
 
     /// Checks that the archive of [`export`](Self::export) holds just these days, as they were served and each once,
@@ -286,14 +311,25 @@ pub(crate) fn served(simulator: &Simulator, day: Date) -> Vec<u8> {
 /// Checks that all opened sessions except manual ones are deleted, and that all requests followed the protocol.
 pub(crate) fn no_session_left(simulator: &Simulator) -> Result<()> {
     let ledger = simulator.ledger();
-    ensure!(
-        ledger.open_now == 0 && ledger.opened == ledger.deleted + ledger.vanished,
-        "{ledger:#?}"
-    );
-    ensure!(ledger.violations.is_empty(), "{:#?}", ledger.violations);
-    ensure!(ledger.other_users_deleted == 0, "{ledger:#?}");
-    ensure!(ledger.max_open <= 30, "{ledger:#?}");
+    let violations = session_violations(&ledger);
+    ensure!(violations.is_empty(), "{violations:#?}: {ledger:#?}");
     Ok(())
+}
+
+/// Lists what must not be in the ledger when nothing runs any more.
+pub(crate) fn session_violations(ledger: &Ledger) -> Vec<String> {
+    let checks = [
+        (ledger.open_now == 0, "sessions are open"),
+        (
+            ledger.opened == ledger.deleted + ledger.vanished,
+            "other sessions were deleted than opened",
+        ),
+        (ledger.other_users_deleted == 0, "a manual session was deleted"),
+        (ledger.max_open <= 30, "more sessions than a space may have"),
+    ];
+    let failed = checks.iter().filter(|(holds, _)| !holds).map(|(_, text)| *text);
+    let protocol = ledger.violations.iter().map(String::as_str);
+    failed.chain(protocol).map(str::to_owned).collect()
 }
 
 /// Time that an operator may take to stop.

@@ -1,12 +1,13 @@
 //! Manifests: an `EventExport` and its Secrets, for the API server and for `eventexport run -f` alike. No I/O except
-//! [`Manifest::write`].
+//! [`Manifest::apply`] and [`Manifest::write`].
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use eventexport::simulator::DEFAULT_API_KEY;
 use serde_json::{Value, json};
 
-use crate::bed::Gateway;
+use crate::bed::{Cluster, Gateway};
 
 /// Space of the exports.
 pub(crate) const SPACE: &str = "c1234567-6d55-4193-a9de-378620d6fab5";
@@ -58,6 +59,11 @@ impl Manifest {
         Self::new(name, service)
             .set("space", "c1")
             .set("destination.s3.credentialsSecretRef", Value::Null)
+    }
+
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        self.export["metadata"]["name"] = name.into();
+        self
     }
 
     pub(crate) fn namespace(mut self, namespace: &str) -> Self {
@@ -147,6 +153,17 @@ impl Manifest {
             secret
         });
         secrets.chain([self.export()]).collect()
+    }
+
+    /// Creates or changes the Secrets and the export.
+    pub(crate) async fn apply(&self, cluster: &Cluster) -> Result<()> {
+        let applied = cluster.kubectl(&["apply", "-f", "-"], Some(&self.text())).await;
+        applied.success().map(drop)
+    }
+
+    /// Returns namespace and name of the export.
+    pub(crate) fn key(&self) -> [&str; 2] {
+        ["namespace", "name"].map(|field| self.export["metadata"][field].as_str().unwrap_or_default())
     }
 
     /// Returns one file with all documents. JSON is YAML.

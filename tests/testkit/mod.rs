@@ -2,18 +2,18 @@
 //! [`operator`] and [`process`] and [`command`] run the program, and [`proxy`] stands before its peers with faults. CONTRIBUTING.md
 //! shows a test.
 
-// The kit may offer more than today's tests use.
-#![allow(dead_code)]
-
 pub(crate) mod bucket;
 pub(crate) mod command;
 pub(crate) mod engine;
 pub(crate) mod environment;
+pub(crate) mod folder;
 pub(crate) mod manifest;
+pub(crate) mod openssl;
 pub(crate) mod operator;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod quirky_s3;
+pub(crate) mod service;
 pub(crate) mod sts;
 
 /// Names for tests.

@@ -10,10 +10,22 @@ use super::process::{Process, program};
 use super::proxy::Rules;
 use crate::bed::Cluster;
 
+/// Duration, deadline and renewal of a Lease.
+pub(crate) type LeaseTimes = [&'static str; 3];
+
+/// Lease that is short enough for tests and long enough for a busy machine.
+pub(crate) const SHORT_LEASE: LeaseTimes = ["6s", "4s", "1s"];
+
+/// Lease that survives a very busy machine, where leader election is not tested.
+pub(crate) const LONG_LEASE: LeaseTimes = ["60s", "50s", "5s"];
+
 /// Operator to start. Without further calls: of all namespaces, with all rights, on 127.0.0.1, with JSON logs.
 pub(crate) struct OperatorCommand {
     command: Command,
     kubeconfig: PathBuf,
+    lease_namespace: Option<String>,
+    lease: Option<LeaseTimes>,
+    session_quiet: Option<String>,
     rules: Vec<Arc<Rules>>,
     json: bool,
 }
@@ -33,6 +45,9 @@ impl OperatorCommand {
         Self {
             command,
             kubeconfig: cluster.kubeconfig_path(),
+            lease_namespace: None,
+            lease: None,
+            session_quiet: None,
             rules: Vec::new(),
             json: true,
         }
@@ -46,19 +61,25 @@ impl OperatorCommand {
 
     /// Operates exports of that namespace, and holds its Lease there.
     pub(crate) fn namespace(self, namespace: &str) -> Self {
-        self.args(&["--namespace", namespace, "--lease-namespace", namespace])
+        self.args(&["--namespace", namespace]).lease_namespace(namespace)
     }
 
-    /// Sets duration, deadline and renewal of the Lease.
-    pub(crate) fn lease(self, [duration, deadline, renew]: [&str; 3]) -> Self {
-        self.args(&[
-            "--lease-duration",
-            duration,
-            "--lease-deadline",
-            deadline,
-            "--lease-renew",
-            renew,
-        ])
+    /// Holds its Lease in that namespace.
+    pub(crate) fn lease_namespace(mut self, namespace: &str) -> Self {
+        self.lease_namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// Sets the times of the Lease.
+    pub(crate) fn lease(mut self, times: LeaseTimes) -> Self {
+        self.lease = Some(times);
+        self
+    }
+
+    /// Sets the time after which a session without a reply to its creation is looked for.
+    pub(crate) fn session_quiet(mut self, quiet: &str) -> Self {
+        self.session_quiet = Some(quiet.to_owned());
+        self
     }
 
     pub(crate) fn args(mut self, args: &[&str]) -> Self {
@@ -103,6 +124,17 @@ impl OperatorCommand {
         if self.json {
             self.command.args(["--log-format", "json"]);
         }
+        if let Some([duration, deadline, renew]) = self.lease {
+            self.command.args(["--lease-duration", duration]);
+            self.command.args(["--lease-deadline", deadline]);
+            self.command.args(["--lease-renew", renew]);
+        }
+        let namespace = self
+            .lease_namespace
+            .iter()
+            .map(|name| ["--lease-namespace", name]);
+        let quiet = self.session_quiet.iter().map(|quiet| ["--session-quiet", quiet]);
+        self.command.args(namespace.chain(quiet).flatten());
         self.command.arg("--kubeconfig").arg(&self.kubeconfig);
         (self.command, self.rules)
     }

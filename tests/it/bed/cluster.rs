@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -191,6 +192,17 @@ impl Cluster {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("cannot make a client of the API server")
+    }
+
+    /// Returns a client of kube-rs with the rights of [`Self::kubeconfig_path`].
+    pub(crate) async fn client(&self) -> Result<kube::Client> {
+        Ok(self.client_config().await?.try_into()?)
+    }
+
+    /// Returns the config of such a client.
+    pub(crate) async fn client_config(&self) -> Result<kube::Config> {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig_path())?;
+        Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
     }
 
     /// Returns a PEM certificate and key for a server on this machine, signed by [`Self::ca_path`].

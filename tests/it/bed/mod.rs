@@ -4,8 +4,8 @@
 //! Nothing outlives the test process, however that ends (see [`watchdog`]). `BED_KEEP=1` keeps the folders with data
 //! and logs and prints their paths.
 
-// The bed may offer more than today's tests use, and a test without its peer panics with the reason.
-#![allow(dead_code, clippy::expect_used)]
+// A test without its peer panics with the reason.
+#![allow(clippy::expect_used)]
 
 mod certificates;
 mod cluster;
@@ -24,7 +24,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-#[allow(unused_imports)]
 pub(crate) use self::{
     cluster::{Cluster, KubectlOutput},
     elasticsearch::Elasticsearch,

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::fixture::CliFixture;
 use crate::testkit::command::CommandOutput;
+use crate::testkit::folder;
 use crate::testkit::manifest::Manifest;
 
 /// Wednesday with events in the middle of the archive.
@@ -435,19 +436,6 @@ fn manifest(fixture: &CliFixture, name: &str, gap: &str) -> String {
     manifest.write(fixture.path(name)).to_str().unwrap().to_owned()
 }
 
-pub(super) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 /// Returns the state of a day in a list of windows that are not covered. A window of one of its hours counts, too.
 fn uncovered(list: &Value, day: &str) -> String {
     let list = list.as_array().unwrap_or_else(|| panic!("no list: {list}"));
@@ -540,11 +528,11 @@ async fn every_command_shows_the_same_state_of_each_archive() {
     let mut wrong = Vec::new();
     // One after the other: the sessions of one run are candidates for what another one lost.
     for (number, case) in cases.iter().enumerate() {
-        let folder = format!("case-{number}");
-        copy(&fixture.path("base"), &fixture.path(&folder));
-        (case.arrange)(&Root(fixture.path(&folder).join("t/space=c1/scope=space")));
+        let copy = format!("case-{number}");
+        folder::copy(&fixture.path("base"), &fixture.path(&copy));
+        (case.arrange)(&Root(fixture.path(&copy).join("t/space=c1/scope=space")));
         let manifest = if case.accepted { &with_gap } else { &plain };
-        let found = observe(&fixture, case, &folder, manifest).await;
+        let found = observe(&fixture, case, &copy, manifest).await;
         let states = [
             ("plan", case.state),
             ("status", case.state),

@@ -1,14 +1,13 @@
 //! Fixture of the command line tests: a home directory, and `eventexport simulate` as a separate process.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::testkit::command::{CommandOutput, SimulatorProcess, isolate};
-use crate::testkit::process::program;
+use crate::testkit::command::{CommandOutput, Home, SimulatorProcess};
 
 pub(super) use crate::testkit::command::run_command as wait_output;
 
@@ -19,7 +18,7 @@ pub(super) const KEY: &str = "simulated-api-key";
 
 /// Home directory and service.
 pub(super) struct CliFixture {
-    folder: TempDir,
+    home: Home,
     /// Address of the service, without a trailing slash.
     pub(super) url: String,
     simulator: SimulatorProcess,
@@ -36,20 +35,23 @@ impl CommandOutput {
     }
 }
 
+impl Deref for CliFixture {
+    type Target = Home;
+
+    fn deref(&self) -> &Home {
+        &self.home
+    }
+}
+
 impl CliFixture {
     /// Starts the service with these arguments on a free port.
     pub(super) async fn start(arguments: &[&str]) -> Self {
         let simulator = SimulatorProcess::start(arguments).await;
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            home: Home::new(),
             url: simulator.url.clone(),
             simulator,
         }
-    }
-
-    /// Returns a path in the home directory.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
     }
 
     /// Path of the config file.
@@ -57,32 +59,24 @@ impl CliFixture {
         self.path(".config/eventexport/config.toml")
     }
 
-    /// Returns the program in this home directory, isolated from the environment of the test.
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
-        command.args(arguments);
-        self.isolate(&mut command);
-        command
-    }
-
-    /// Isolates a process in this home directory.
-    pub(super) fn isolate(&self, command: &mut Command) {
-        isolate(command, self.folder.path());
-    }
-
-    /// Runs the program with space, service and key in its environment.
-    pub(super) async fn run(&self, arguments: &[&str]) -> CommandOutput {
+    /// Returns the program with space, service and key in its environment.
+    pub(super) fn with_service(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(arguments);
         command
             .env("EVENTEXPORT_SPACE", "c1")
             .env("EVENTEXPORT_ENDPOINT", &self.url)
             .env("EVENTEXPORT_API_KEY", KEY);
-        wait_output(command).await
+        command
+    }
+
+    /// Runs the program with space, service and key in its environment.
+    pub(super) async fn run(&self, arguments: &[&str]) -> CommandOutput {
+        wait_output(self.with_service(arguments)).await
     }
 
     /// Runs the program with an empty environment.
     pub(super) async fn run_without_env(&self, arguments: &[&str]) -> CommandOutput {
-        wait_output(self.command(arguments)).await
+        self.home.run(arguments).await
     }
 
     /// Replaces the faults of the service.

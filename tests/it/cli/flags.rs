@@ -47,12 +47,8 @@ async fn flags_export_the_same_as_the_manifest_that_they_print() {
 
     let arguments = with(&["run", "--print-manifest"], "s3://audit");
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut print = fixture.command(&arguments);
-    print
-        .env("EVENTEXPORT_SPACE", "c1")
-        .env("EVENTEXPORT_ENDPOINT", &fixture.url)
-        .env("EVENTEXPORT_API_KEY", KEY)
-        .envs(BUCKET_KEYS);
+    let mut print = fixture.with_service(&arguments);
+    print.envs(BUCKET_KEYS);
     let printed = wait_output(print).await.expect_exit(0).out;
     assert!(
         !printed.contains(KEY) && !printed.contains("hunter2"),
@@ -144,11 +140,8 @@ async fn errors_of_a_run_without_a_manifest_name_its_flags() {
     ] {
         fixture.run(more).await.expect_failure(code, &[named]);
     }
-    let mut wrong_key = fixture.command(&[&["run"][..], &DAYS, &["--archive", archive]].concat());
-    wrong_key
-        .env("EVENTEXPORT_SPACE", "c1")
-        .env("EVENTEXPORT_ENDPOINT", &fixture.url)
-        .env("EVENTEXPORT_API_KEY", "another-key");
+    let mut wrong_key = fixture.with_service(&[&["run"][..], &DAYS, &["--archive", archive]].concat());
+    wrong_key.env("EVENTEXPORT_API_KEY", "another-key");
     let wrong_key = wait_output(wrong_key).await.expect_exit(1);
     assert!(wrong_key.out.contains("EVENTEXPORT_API_KEY"), "{}", wrong_key.out);
 }

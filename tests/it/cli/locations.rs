@@ -4,10 +4,10 @@ use std::fs::File;
 
 use serde_json::{Value, json};
 
-use super::fixture::{CliFixture, KEY, wait_output};
+use super::fixture::{CliFixture, wait_output};
 use crate::bed::Gateway;
 use crate::testkit::bucket::fresh_bucket;
-use crate::testkit::command::CommandOutput;
+use crate::testkit::command::{CommandOutput, bucket_env};
 use crate::testkit::manifest::Manifest;
 
 /// Range of the manifest.
@@ -44,16 +44,10 @@ impl LocationFixture {
     }
 
     fn command(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.cli.command(arguments);
+        let mut command = self.cli.with_service(arguments);
         command
-            .env("EVENTEXPORT_SPACE", "c1")
-            .env("EVENTEXPORT_ENDPOINT", &self.cli.url)
-            .env("EVENTEXPORT_API_KEY", KEY)
             .env("AWS_ENDPOINT_URL_S3", self.gateway.endpoint())
-            .env("AWS_REGION", Gateway::REGION)
-            .env("AWS_ACCESS_KEY_ID", self.gateway.access_key())
-            .env("AWS_SECRET_ACCESS_KEY", self.gateway.secret_key())
-            .env("AWS_EC2_METADATA_DISABLED", "true");
+            .envs(bucket_env(self.gateway));
         command
     }
 
@@ -64,8 +58,7 @@ impl LocationFixture {
     /// Returns the last object of a command that succeeds.
     async fn json(&self, arguments: &[&str]) -> Value {
         let output = self.run(&[arguments, &["--output", "json"]].concat()).await;
-        assert_eq!(output.code, Some(0), "{arguments:?}: {output:?}");
-        serde_json::from_str(output.out.lines().last().unwrap()).unwrap()
+        output.expect_exit(0).summary()
     }
 
     /// Exports to the location, and returns what every command says about it, without the location.

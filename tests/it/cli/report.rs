@@ -1,49 +1,40 @@
 //! `eventexport report` of the archive that version 0.1.0 wrote: files, formats, signatures and exit codes.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::testkit::command::{CommandOutput, isolate, run_command};
+use crate::testkit::command::{CommandOutput, Home, run_command};
 use crate::testkit::environment::simulator;
+use crate::testkit::folder;
 use crate::testkit::manifest::{Manifest, tracker_keys};
-use crate::testkit::process::program;
 
 /// Root of the space below the archive.
 const SPACE: &str = "tracker/space=c1/scope=space";
 
 /// Folder with a copy of the archive.
-struct ReportFixture(TempDir);
+struct ReportFixture(Home);
+
+impl Deref for ReportFixture {
+    type Target = Home;
+
+    fn deref(&self) -> &Home {
+        &self.0
+    }
+}
 
 impl ReportFixture {
     fn new() -> Self {
-        let fixture = Self(tempfile::tempdir().unwrap());
-        super::archives::copy(&original().join("tracker"), &fixture.path("archive/tracker"));
+        let fixture = Self(Home::new());
+        folder::copy(&original().join("tracker"), &fixture.path("archive/tracker"));
         fs::copy(original().join("public-key.pem"), fixture.path("public-key.pem")).unwrap();
         fixture
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
     async fn report(&self, arguments: &[&str]) -> CommandOutput {
-        let mut command = Command::new(program());
-        isolate(&mut command, self.0.path());
-        command.arg("report").args(arguments);
-        run_command(command).await
-    }
-
-    /// Names of all files beside the archive, also hidden ones.
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path()).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
+        self.run(&[&["report"], arguments].concat()).await
     }
 }
 
@@ -200,7 +191,7 @@ async fn a_report_states_no_more_than_was_checked() {
 
 #[tokio::test]
 async fn run_writes_the_page_of_the_command_and_replaces_it_only_if_the_archive_has_changed() {
-    let (service, folder) = (simulator().await.unwrap(), tempfile::tempdir().unwrap());
+    let (service, home) = (simulator().await.unwrap(), Home::new());
     let manifest = |last: &str, report: bool| {
         Manifest::local("audit", service.url().as_str())
             .days("2018-06-03", last)
@@ -208,20 +199,14 @@ async fn run_writes_the_page_of_the_command_and_replaces_it_only_if_the_archive_
             .set("destination.s3.prefix", "tracker")
             .set("report", report)
             .secret("tracker", tracker_keys())
-            .write(folder.path().join("audit.yaml"));
+            .write(home.path("audit.yaml"));
     };
-    let command = async |arguments: &[&str]| {
-        let mut command = Command::new(program());
-        isolate(&mut command, folder.path());
-        command.args(arguments);
-        run_command(command).await
+    let run = async || {
+        home.run(&["run", "-f", "audit.yaml", "--archive", "export"])
+            .await
     };
-    let run = async || command(&["run", "-f", "audit.yaml", "--archive", "export"]).await;
-    let page = folder
-        .path()
-        .join("export")
-        .join(SPACE)
-        .join("_report/index.html");
+    let root = home.path("export").join(SPACE);
+    let page = root.join("_report/index.html");
     manifest("2018-06-05", false);
     run().await.expect_exit(0);
     assert!(!page.exists());
@@ -231,7 +216,7 @@ async fn run_writes_the_page_of_the_command_and_replaces_it_only_if_the_archive_
     let first = fs::read(&page).unwrap();
     let printed = async || {
         let arguments = ["report", "-f", "audit.yaml", "--archive", "export", "-o", "html"];
-        command(&arguments).await.expect_exit(0).bytes
+        home.run(&arguments).await.expect_exit(0).bytes
     };
     assert!(first == printed().await);
     let written_at = || fs::metadata(&page).unwrap().modified().unwrap();
@@ -245,7 +230,8 @@ async fn run_writes_the_page_of_the_command_and_replaces_it_only_if_the_archive_
     assert!(second != first && second == printed().await);
 
     // Not a part of the archive, for no reader.
-    let verified = command(&["verify", "export", "-o", "json"])
+    let verified = home
+        .run(&["verify", "export", "-o", "json"])
         .await
         .expect_exit(0)
         .json();
@@ -256,8 +242,8 @@ async fn run_writes_the_page_of_the_command_and_replaces_it_only_if_the_archive_
     );
     let audit = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.sh");
     let mut audit_sh = Command::new("sh");
-    isolate(&mut audit_sh, folder.path());
-    audit_sh.arg(audit).arg(folder.path().join("export").join(SPACE));
+    home.isolate(&mut audit_sh);
+    audit_sh.arg(audit).arg(&root);
     let audited = run_command(audit_sh).await.expect_exit(0);
     assert!(!audited.out.contains("_report"), "{audited:?}");
 

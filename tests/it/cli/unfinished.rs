@@ -8,17 +8,14 @@ use eventexport::simulator::Simulator;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{TIMEOUT, last_object, manifest, program, run, simulator};
+use super::{RUN, RUN_JSON, TIMEOUT, home, simulator};
+use crate::testkit::service::open_ids;
 
 /// Number of runs that are killed, each with a session that it does not know.
 const KILLS: usize = 25;
 
-fn open_ids(simulator: &Simulator) -> Vec<String> {
-    let mut ids: Vec<String> = simulator
-        .open_sessions()
-        .into_iter()
-        .map(|open| open.id)
-        .collect();
+fn sorted_ids(simulator: &Simulator) -> Vec<String> {
+    let mut ids = open_ids(simulator);
     ids.sort();
     ids
 }
@@ -36,26 +33,19 @@ fn unfinished_export(summary: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_lost_the_reply_to_a_create_names_the_session_and_fails() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("create-reply-lost").unwrap();
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
-    let arguments = ["run", "-f", &manifest, "--archive", to.to_str().unwrap()];
-    let json = [&arguments[..], &["--output", "json"]].concat();
+    let home = home(&simulator);
     for round in 0..2 {
-        let output = run(folder.path(), &json).await;
-        assert_eq!(output.status.code(), Some(1), "{round}: {output:?}");
-        let export = unfinished_export(&last_object(&output));
-        assert_eq!(export["sessionsLeft"], json!(open_ids(&simulator)), "{round}");
+        let output = home.run(&RUN_JSON).await.expect_exit(1);
+        let export = unfinished_export(&output.summary());
+        assert_eq!(export["sessionsLeft"], json!(sorted_ids(&simulator)), "{round}");
         assert_eq!(export["openAttempts"].as_array().unwrap().len(), 1, "{round}");
     }
-    let text = run(folder.path(), &arguments).await;
-    assert_eq!(text.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&text.stdout);
+    let text = home.run(&RUN).await.expect_exit(1).out;
     for expected in [
         "7 of 7 days stored:",
-        &open_ids(&simulator)[0],
+        &sorted_ids(&simulator)[0],
         "Run the same command again after 20",
     ] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
@@ -65,22 +55,11 @@ async fn a_run_that_lost_the_reply_to_a_create_names_the_session_and_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_after_repeated_kills_names_the_sessions_and_fails() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
-    let arguments = [
-        "run",
-        "-f",
-        &manifest,
-        "--archive",
-        to.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
+    let home = home(&simulator);
     for kills in 1..=KILLS {
         simulator.add_preset("create-reply-hangs").unwrap();
-        let mut child = program(folder.path(), &arguments).spawn().unwrap();
+        let mut child = home.command(&RUN_JSON).spawn().unwrap();
         let opened = async {
             while simulator.open_sessions().len() < kills {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -90,44 +69,30 @@ async fn a_run_after_repeated_kills_names_the_sessions_and_fails() {
         child.kill().await.unwrap();
         simulator.set_faults(Vec::new());
     }
-    let output = run(folder.path(), &arguments).await;
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let export = unfinished_export(&last_object(&output));
-    assert_eq!(export["sessionsLeft"], json!(open_ids(&simulator)));
+    let output = home.run(&RUN_JSON).await.expect_exit(1);
+    let export = unfinished_export(&output.summary());
+    assert_eq!(export["sessionsLeft"], json!(sorted_ids(&simulator)));
     assert_eq!(export["openAttempts"].as_array().unwrap().len(), KILLS);
-    let manifests = to.join("space=c1/scope=space/_manifests");
+    let manifests = home.path("export/space=c1/scope=space/_manifests");
     assert_eq!(fs::read_dir(manifests).map_or(0, Iterator::count), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_session_is_quoted_and_waited_for_until_the_limit() {
-    let folder = tempfile::tempdir().unwrap();
     let simulator = simulator().await;
     simulator.add_preset("create-403").unwrap();
-    let manifest = manifest(folder.path(), &simulator);
-    let to = folder.path().join("export");
+    let home = home(&simulator);
     let start = Instant::now();
-    let output = run(
-        folder.path(),
-        &[
-            "run",
-            "-f",
-            &manifest,
-            "--archive",
-            to.to_str().unwrap(),
-            "--wait",
-            "3s",
-        ],
-    )
-    .await;
+    let output = home
+        .run(&[&RUN[..], &["--wait", "3s"]].concat())
+        .await
+        .expect_exit(1);
     let waited = start.elapsed();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
         (Duration::from_secs(3)..Duration::from_secs(30)).contains(&waited),
         "{waited:?}"
     );
-    for text in [&output.stdout, &output.stderr] {
-        let text = String::from_utf8_lossy(text);
+    for text in [&output.out, &output.err] {
         for expected in [
             "SessionRefused",
             "status 403",
@@ -137,6 +102,6 @@ async fn a_refused_session_is_quoted_and_waited_for_until_the_limit() {
             assert!(text.contains(expected), "{expected} is not in:\n{text}");
         }
     }
-    let help = run(folder.path(), &["run", "--help"]).await;
-    assert!(String::from_utf8_lossy(&help.stdout).contains("[default: 1h]"));
+    let help = home.run(&["run", "--help"]).await.out;
+    assert!(help.contains("[default: 1h]"));
 }

@@ -19,7 +19,9 @@ use super::{ROOT, check_archive, environment, june, operator};
 use crate::faults::InjectedFault;
 use crate::operator::TIMEOUT;
 use crate::testkit::environment::Environment;
-use crate::testkit::proxy::{ProxiedPeer, RecordedRequest, RequestMatcher, wait_injected};
+use crate::testkit::proxy::{
+    ProxiedPeer, RecordedRequest, RequestMatcher, created, creations, wait_injected,
+};
 
 /// Concurrent exports; more would only wait for the processor.
 const CONCURRENCY: usize = 6;
@@ -215,33 +217,31 @@ impl CrashPoint {
     }
 }
 
-/// Checks that each object and receipt became visible by exactly one successful request.
+/// Checks that each object and receipt and one manifest became visible by exactly one successful request.
 pub(crate) fn created_once(days: &[Date], seen: &[RecordedRequest]) -> Result<()> {
-    for day in days {
-        let object = format!("date={day}/events.json.gz");
-        let receipt = format!("{day}.receipt.json");
-        let created = |seen: &&RecordedRequest| {
-            seen.succeeded()
-                && ((seen.contains(&["PUT ", &object]) && !seen.line.contains("partNumber="))
-                    || seen.contains(&["POST ", &object, "uploadId="]))
-        };
-        let objects = seen.iter().filter(created).count();
-        let receipts = seen
-            .iter()
-            .filter(|seen| seen.succeeded() && seen.contains(&["PUT ", &receipt]));
-        ensure!(objects == 1, "{object} was created {objects} times");
-        ensure!(
-            receipts.count() == 1,
-            "{receipt} was created more than once, or never"
-        );
-    }
-    let manifests = seen
+    let completions = seen
         .iter()
-        .filter(|seen| seen.succeeded() && seen.contains(&["PUT ", "_manifests/"]));
-    ensure!(
-        manifests.count() == 1,
-        "a manifest was created more than once, or never"
-    );
+        .filter_map(created)
+        .filter(|(_, upload)| !upload.is_empty());
+    let mut completed = BTreeSet::new();
+    for (key, upload) in completions {
+        ensure!(completed.insert(upload), "{key} was completed twice");
+    }
+    let created = creations(seen);
+    let count = |part: &str| {
+        let keys = created.iter().filter(|(key, _)| key.contains(part));
+        keys.map(|(_, times)| times).sum::<usize>()
+    };
+    for day in days {
+        for part in [
+            format!("date={day}/events.json.gz"),
+            format!("{day}.receipt.json"),
+        ] {
+            ensure!(count(&part) == 1, "{part} was created {} times", count(&part));
+        }
+    }
+    let manifests = count("_manifests/");
+    ensure!(manifests == 1, "manifests were created {manifests} times");
     Ok(())
 }
 

@@ -2,38 +2,28 @@
 //! only in [`VOLATILE_FIELDS`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::Value;
-use tokio::process::Command;
 
 use super::{environment, june, operator};
 use crate::testkit::bucket::Bucket;
+use crate::testkit::command::{CommandOutput, run_in};
 use crate::testkit::environment::{Environment, no_session_left};
+use crate::testkit::folder;
 use crate::testkit::manifest::Manifest;
 
 /// Fields of a receipt that differ between runs: time, session and place in the bucket.
 const VOLATILE_FIELDS: [&str; 3] = ["sessionId", "startedAt", "storedAt"];
 
 /// Runs `eventexport run` with a manifest.
-pub(super) async fn run(fixture: &Environment, manifest: &Manifest, more: &[&str]) -> Result<Output> {
+pub(super) async fn run(fixture: &Environment, manifest: &Manifest, more: &[&str]) -> CommandOutput {
     let folder = fixture.folder.path();
-    let file = manifest.write(folder.join("manifest.yaml"));
-    let output = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-        .args(["run", "-f"])
-        .arg(&file)
-        .arg("--state-dir")
-        .arg(folder.join("state"))
-        .args(more)
-        .env("NO_COLOR", "1")
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    Ok(output)
+    manifest.write(folder.join("manifest.yaml"));
+    run_in(folder, &[&["run", "-f", "manifest.yaml"], more].concat()).await
 }
 
 /// Objects as stored; receipts and manifests without their volatile fields.
@@ -112,18 +102,10 @@ pub(crate) async fn read_bucket(bucket: &Bucket) -> Result<ArchiveContents> {
 /// Reads all objects below the prefix, without the internal files of a directory store.
 fn read_folder(root: &Path) -> Result<ArchiveContents> {
     let mut archive = ArchiveContents::new();
-    let mut folders: Vec<PathBuf> = vec![root.join("tracker")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
-            let path = entry?.path();
-            let key = path.strip_prefix(root)?.to_str().context("not UTF-8")?.to_owned();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let object = normalized(&key, std::fs::read(&path)?)?;
-                archive.insert(key, object);
-            }
-        }
+    for file in folder::files(&root.join("tracker")) {
+        let key = format!("tracker/{}", file.display());
+        let object = normalized(&key, std::fs::read(root.join(&key))?)?;
+        archive.insert(key, object);
     }
     Ok(archive)
 }
@@ -167,14 +149,13 @@ async fn every_way_to_run_a_manifest_gives_the_same_archive() -> Result<()> {
     let name = format!("{}-run", fixture.namespace);
     let bucket = Bucket::create_versioned(fixture.gateway, &name).await?;
     let other = june.clone().set("destination.s3.bucket", name);
-    let ran = run(&fixture, &other, &[]).await?;
-    ensure!(ran.status.success(), "{ran:?}");
+    run(&fixture, &other, &[]).await.expect_exit(0);
     ensure_same(&operated, &read_bucket(&bucket).await?)?;
 
     let folder = fixture.folder.path().join("archive");
-    let to = folder.to_str().context("not UTF-8")?;
-    let ran = run(&fixture, &other, &["--archive", to]).await?;
-    ensure!(ran.status.success(), "{ran:?}");
+    run(&fixture, &other, &["--archive", "archive"])
+        .await
+        .expect_exit(0);
     ensure_same(&operated, &read_folder(&folder)?)?;
 
     // Existing days are not downloaded again by another resource or another way to run.
@@ -183,8 +164,7 @@ async fn every_way_to_run_a_manifest_gives_the_same_archive() -> Result<()> {
     fixture.delete("june").await?;
     fixture.apply(&june).await?;
     fixture.wait_complete("june").await?;
-    let ran = run(&fixture, &june, &[]).await?;
-    ensure!(ran.status.success(), "{ran:?}");
+    run(&fixture, &june, &[]).await.expect_exit(0);
     ensure!(fixture.simulator.ledger().opened == opened, "downloaded again");
     ensure!(read_bucket(&fixture.bucket).await? == operated);
     no_session_left(&fixture.simulator)

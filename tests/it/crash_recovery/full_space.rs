@@ -7,6 +7,7 @@ use jiff::civil::{Date, date};
 
 use super::{check_archive, environment, june, operator};
 use crate::testkit::manifest::SPACE;
+use crate::testkit::service::open_ids;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_days_are_exported_while_a_user_holds_28_of_30_sessions() -> Result<()> {
@@ -27,12 +28,7 @@ async fn thirty_days_are_exported_while_a_user_holds_28_of_30_sessions() -> Resu
     let days: Vec<Date> = date(2018, 6, 1).series(1.day()).take(30).collect();
     check_archive(&fixture, &days).await?;
 
-    let open: Vec<String> = fixture
-        .simulator
-        .open_sessions()
-        .into_iter()
-        .map(|open| open.id)
-        .collect();
+    let open = open_ids(&fixture.simulator);
     ensure!(
         open.len() == 28 && manual_sessions.iter().all(|id| open.contains(id)),
         "theirs are untouched"

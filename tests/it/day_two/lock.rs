@@ -7,15 +7,21 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::DayTwoFixture;
-use crate::operator::{apply, wait_conditions};
+use crate::operator::wait_conditions;
+use crate::testkit::bucket::Bucket;
 
 #[tokio::test]
 async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
     let fixture = DayTwoFixture::start("locked", Settings::default()).await?;
     let bucket = &fixture.namespace;
-    let create = fixture.s3.create_bucket().bucket(bucket);
-    create.object_lock_enabled_for_bucket(true).send().await?;
+    fixture.bucket.create_locked(bucket).await?;
     let account = fixture.account("bucket").await?;
+    let locked = |name: &str, bucket: &str| {
+        let lock = json!({ "mode": "Compliance", "retainDays": 30 });
+        fixture
+            .two_days(name, bucket)
+            .set("destination.s3.objectLock", lock)
+    };
     let with_retention = |actions: &mut Vec<Value>| {
         if actions.contains(&json!("s3:PutObject")) {
             actions.push(json!("s3:PutObjectRetention"));
@@ -26,9 +32,7 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
     let plain = format!("{bucket}-plain");
     fixture.gateway.create_bucket(&plain).await?;
     fixture.grant(&plain, &account.access_key, with_retention).await?;
-    let mut export = fixture.export("plain", &plain, "bucket");
-    export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
-    apply(fixture.cluster, &export).await?;
+    fixture.apply(&locked("plain", &plain)).await?;
     let states = [
         "False/ObjectAttributesRejected",
         "False",
@@ -38,39 +42,26 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
     wait_conditions(fixture.cluster, &fixture.namespace, "plain", states).await?;
     // A bucket whose policy does not grant it is reported as such.
     let forbidden = format!("{bucket}-forbidden");
-    let create = fixture.s3.create_bucket().bucket(&forbidden);
-    create.object_lock_enabled_for_bucket(true).send().await?;
+    fixture.bucket.create_locked(&forbidden).await?;
     fixture.grant(&forbidden, &account.access_key, |_| ()).await?;
-    let mut export = fixture.export("forbidden", &forbidden, "bucket");
-    export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
-    apply(fixture.cluster, &export).await?;
+    fixture.apply(&locked("forbidden", &forbidden)).await?;
     let states = ["False/BucketForbidden", "False", "False", "True/BucketForbidden"];
     let object = wait_conditions(fixture.cluster, &fixture.namespace, "forbidden", states).await?;
     let message = object["status"]["lastError"]["message"].to_string();
     ensure!(message.contains("s3:PutObjectRetention"), "{message}");
-    let listed = fixture.s3.list_objects_v2().bucket(&forbidden).send().await?;
-    let mut keys = listed.contents().iter().filter_map(|object| object.key());
-    ensure!(
-        !keys.any(|key| key.ends_with("receipt.json") || key.ends_with("events.json.gz")),
-        "{listed:?}"
-    );
+    let keys = Bucket::of(fixture.gateway, &forbidden).keys().await?;
+    let stored = |key: &String| key.ends_with("receipt.json") || key.ends_with("events.json.gz");
+    ensure!(!keys.iter().any(stored), "{keys:?}");
 
-    let mut export = fixture.export("june", bucket, "bucket");
-    export["spec"]["destination"]["s3"]["objectLock"] = json!({ "mode": "Compliance", "retainDays": 30 });
-    apply(fixture.cluster, &export).await?;
-    let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
-    wait_conditions(fixture.cluster, &fixture.namespace, "june", states).await?;
+    fixture.apply(&locked("june", bucket)).await?;
+    fixture.wait_complete("june").await?;
 
-    let listed = fixture.s3.list_objects_v2().bucket(bucket).send().await?;
-    let keys: Vec<&str> = listed
-        .contents()
-        .iter()
-        .filter_map(|object| object.key())
-        .collect();
+    let keys = fixture.bucket.keys().await?;
     // Two days: events and receipts, and a manifest. Temporary entries are never locked and are gone.
     ensure!(keys.len() == 5, "{keys:?}");
     for key in keys {
-        let head = fixture.s3.head_object().bucket(bucket).key(key).send().await?;
+        let s3 = &fixture.bucket.client;
+        let head = s3.head_object().bucket(bucket).key(&key).send().await?;
         ensure!(
             head.object_lock_mode() == Some(&ObjectLockMode::Compliance),
             "{key}: {head:?}"
@@ -81,20 +72,10 @@ async fn locked_evidence_survives_the_bucket_owner() -> Result<()> {
 
         // Not even the root account can delete it, with governance bypass.
         let version = head.version_id().context("no version")?;
-        let delete = fixture
-            .s3
-            .delete_object()
-            .bucket(bucket)
-            .key(key)
-            .version_id(version);
+        let delete = s3.delete_object().bucket(bucket).key(&key).version_id(version);
         let refused = delete.bypass_governance_retention(true).send().await;
         ensure!(refused.is_err(), "{key} was deleted");
-        let still = fixture
-            .s3
-            .get_object()
-            .bucket(bucket)
-            .key(key)
-            .version_id(version);
+        let still = s3.get_object().bucket(bucket).key(&key).version_id(version);
         still.send().await.with_context(|| format!("{key} is gone"))?;
     }
     Ok(())

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::DayTwoFixture;
 use crate::docs::with_part;
-use crate::operator::{apply, condition, eventually, get};
-use crate::testkit::bucket::sdk_with;
+use crate::operator::{condition, eventually};
+use crate::testkit::bucket::{Bucket, sdk_with};
 
 /// Name parts of temporary entries.
 const TEMPORARY_ENTRIES: [&str; 3] = [".attempt.", ".session.", ".prepared."];
@@ -104,7 +104,7 @@ async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Resul
                 actions.retain(|action| action != missing);
             })
             .await?;
-        apply(fixture.cluster, &fixture.export(&without(at), &bucket, "bucket")).await?;
+        fixture.apply(&fixture.two_days(&without(at), &bucket)).await?;
     }
 
     let mut table = "| action | what for | without it |\n|---|---|---|\n".to_owned();
@@ -141,12 +141,7 @@ async fn the_minimal_policy_suffices_and_each_missing_action_is_named() -> Resul
 
     // Minimal: nothing above needed permission to delete events or receipts.
     let bucket = format!("{}-{}", fixture.namespace, actions.len());
-    let listed = fixture.s3.list_objects_v2().bucket(&bucket).send().await?;
-    let keys: Vec<&str> = listed
-        .contents()
-        .iter()
-        .filter_map(|object| object.key())
-        .collect();
+    let keys = Bucket::of(fixture.gateway, &bucket).keys().await?;
     ensure!(
         keys.len() == 5
             && !keys
@@ -264,9 +259,7 @@ fn of_what_is_kept_the_policy_lets_only_the_report_be_overwritten() -> Result<()
 async fn wait_settled(fixture: &DayTwoFixture, name: &str) -> Result<(String, String)> {
     let mut found = (String::new(), String::new());
     let outcome = eventually(&format!("{name} is complete or stalls"), async || {
-        let object = get(fixture.cluster, &fixture.namespace, name)
-            .await?
-            .context("it is gone")?;
+        let object = fixture.object(name).await?;
         let message = object["status"]["lastError"]["message"]
             .as_str()
             .unwrap_or_default();

@@ -6,7 +6,8 @@ use eventexport::simulator::Settings;
 use serde_json::json;
 
 use super::DayTwoFixture;
-use crate::operator::{apply, condition, eventually, get, patch, secret, wait_conditions};
+use crate::operator::{condition, eventually, wait_conditions};
+use crate::testkit::manifest::tracker_keys;
 
 #[tokio::test]
 async fn a_rotated_key_is_noticed_and_nothing_is_downloaded_twice() -> Result<()> {
@@ -15,16 +16,15 @@ async fn a_rotated_key_is_noticed_and_nothing_is_downloaded_twice() -> Result<()
     fixture.gateway.create_bucket(bucket).await?;
     let (access, hidden) = (fixture.gateway.access_key(), fixture.gateway.secret_key());
     fixture.keys("bucket", access, hidden).await?;
-    apply(fixture.cluster, &fixture.export("june", bucket, "bucket")).await?;
-    let complete = ["True/Complete", "True/Complete", "False/Accepted", "False"];
-    wait_conditions(fixture.cluster, bucket, "june", complete).await?;
+    fixture.apply(&fixture.two_days("june", bucket)).await?;
+    fixture.wait_complete("june").await?;
     let opened = fixture.simulator.ledger().opened;
 
     // Store key: stored data count again when the new key is available.
     let refused = ["False/CredentialsRefused", "", "False", "True/CredentialsRefused"];
     fixture.keys("bucket", access, "spent").await?;
     let more = json!({ "spec": { "dateRange": { "end": "2018-06-06" } } });
-    patch(fixture.cluster, bucket, "june", &more).await?;
+    fixture.patch("june", &more).await?;
     let object = wait_conditions(fixture.cluster, bucket, "june", refused).await?;
     let message = object["status"]["lastError"]["message"].to_string();
     ensure!(
@@ -36,24 +36,20 @@ async fn a_rotated_key_is_noticed_and_nothing_is_downloaded_twice() -> Result<()
         "what was known stays shown"
     );
     fixture.keys("bucket", access, hidden).await?;
-    wait_conditions(fixture.cluster, bucket, "june", complete).await?;
+    fixture.wait_complete("june").await?;
     ensure!(
         fixture.simulator.ledger().opened == opened + 1,
         "only the new day was downloaded"
     );
 
     // Service key. The token of the old key is still valid, so the change of the Secret triggers the reconcile.
-    apply(fixture.cluster, &secret(bucket, "spent")).await?;
+    fixture.secret("tracker", &json!({ "apiKey": "spent" })).await?;
     let more = json!({ "spec": { "dateRange": { "end": "2018-06-07" } } });
-    patch(fixture.cluster, bucket, "june", &more).await?;
+    fixture.patch("june", &more).await?;
     wait_conditions(fixture.cluster, bucket, "june", refused).await?;
-    apply(
-        fixture.cluster,
-        &secret(bucket, eventexport::simulator::DEFAULT_API_KEY),
-    )
-    .await?;
+    fixture.secret("tracker", &tracker_keys()).await?;
     eventually("it completes with the new key", async || {
-        let object = get(fixture.cluster, bucket, "june").await?.unwrap_or_default();
+        let object = fixture.object("june").await?;
         Ok(condition(&object, "Complete") == "True/Complete")
     })
     .await?;

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tokio::process::Command;
 
-use super::fixture::{CommandOutput, PROGRAM, configure_command, wait_output};
+use super::fixture::CommandOutput;
 use super::pipe::PipeFixture;
 use crate::bed::Elasticsearch;
 
@@ -21,16 +20,8 @@ fn documented(mark: &str) -> String {
 
 /// Runs a command of the documentation with the program in PATH.
 async fn run(service: &PipeFixture, line: &str, target: &str) -> CommandOutput {
-    let mut command = Command::new("bash");
-    configure_command(&mut command, &service.service.url, service.folder.path());
-    let path = std::env::var("PATH").unwrap();
-    let folder = Path::new(PROGRAM).parent().unwrap().display();
-    command
-        .args(["-c", line])
-        .env("PATH", format!("{folder}:{path}"))
-        .env("ARCHIVE", service.folder.path().join("archive"))
-        .env("ES", target);
-    wait_output(command.spawn().unwrap()).await
+    let line = format!("PATH=$(dirname \"$E\"):$PATH ARCHIVE=$PWD/archive ES={target}\n{line}");
+    service.shell(&line).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use eventexport::simulator::{Effect, Fault, RequestKind};
+use eventexport::simulator::RequestKind;
 use jiff::civil::date;
 
 use super::fixture::{DownloadFixture, gunzip, settings, signal, wait_output};
+use crate::testkit::service::refuse;
 
 const FILE: &str = "events.json.gz";
 const DAYS: [&str; 4] = ["--start", "2018-06-25", "--end", "2018-06-27"];
@@ -143,14 +144,8 @@ async fn a_session_with_other_dates_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undeleted_session_is_named_with_a_remedy() {
     let fixture = DownloadFixture::new(settings()).await;
-    let refuse = Effect::Status {
-        status: 403,
-        retry_after: None,
-        message: "not now".to_owned(),
-    };
-    fixture
-        .simulator
-        .set_faults(vec![Fault::new("stuck", refuse, &[RequestKind::Delete])]);
+    let stuck = refuse(403, "not now", &[RequestKind::Delete]);
+    fixture.simulator.set_faults(vec![stuck]);
     let ended = fixture.download(&with(&[])).await.expect_exit(1);
     let id = fixture.simulator.open_sessions()[0].id.clone();
     let words = format!("eventexport session delete {id}");

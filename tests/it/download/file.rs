@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use eventexport::simulator::{Effect, Fault, Framing, JsonShape, Members, RequestKind};
+use eventexport::simulator::{Framing, JsonShape, Members, RequestKind};
 use jiff::civil::date;
 
 use super::fixture::{DownloadFixture, gunzip, settings, signal, wait_output};
+use crate::testkit::service::refuse;
 
 const FILE: &str = "events.json.gz";
 
@@ -271,14 +272,8 @@ async fn a_signal_keeps_the_part_file_and_the_same_command_resumes() {
 async fn a_service_that_refuses_is_named_and_nothing_is_left() {
     let fixture = DownloadFixture::new(settings()).await;
     let id = fixture.session(date(2018, 6, 28)).await;
-    let refuse = Effect::Status {
-        status: 403,
-        retry_after: None,
-        message: "not you".to_owned(),
-    };
-    fixture
-        .simulator
-        .set_faults(vec![Fault::new("refused", refuse, &[RequestKind::Download])]);
+    let refused = refuse(403, "not you", &[RequestKind::Download]);
+    fixture.simulator.set_faults(vec![refused]);
     let ended = fixture.download(&["-o", FILE, &id]).await.expect_exit(1);
     assert!(
         ended.err.contains("not you") && ended.err.contains("developer role"),

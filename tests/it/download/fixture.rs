@@ -1,7 +1,7 @@
 //! Fixture of download tests: a simulator, a folder, and the program.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
 use std::time::Duration;
 
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
@@ -12,16 +12,30 @@ use tokio::process::Command;
 use crate::testkit::engine::tracker_config;
 
 pub(super) use crate::testkit::command::{
-    COMMAND_TIMEOUT as TIMEOUT, CommandOutput, SimulatorProcess, isolate, signal, wait_output,
+    COMMAND_TIMEOUT as TIMEOUT, CommandOutput, Home, SimulatorProcess, run_command, signal, wait_output,
 };
 pub(super) use crate::testkit::manifest::SPACE;
 
-/// Simulator and target folder.
+/// Simulator, and the folder of the files.
 pub(super) struct DownloadFixture {
     pub(super) simulator: Simulator,
-    pub(super) folder: tempfile::TempDir,
-    /// Endpoint for the program, if it is not the simulator itself.
-    pub(super) endpoint: Option<String>,
+    pub(super) home: Home,
+}
+
+impl Deref for DownloadFixture {
+    type Target = Home;
+
+    fn deref(&self) -> &Home {
+        &self.home
+    }
+}
+
+/// Returns a folder whose commands download from that service.
+pub(super) fn home(endpoint: &str) -> Home {
+    Home::new()
+        .env("EVENTEXPORT_ENDPOINT", endpoint.trim_end_matches('/'))
+        .env("EVENTEXPORT_SPACE", SPACE)
+        .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY)
 }
 
 /// June 2018, seen from July 2; every day has events.
@@ -36,10 +50,10 @@ pub(super) fn settings() -> Settings {
 
 impl DownloadFixture {
     pub(super) async fn new(settings: Settings) -> Self {
+        let simulator = Simulator::start(settings).await.unwrap();
         Self {
-            simulator: Simulator::start(settings).await.unwrap(),
-            folder: tempfile::tempdir().unwrap(),
-            endpoint: None,
+            home: home(simulator.url().as_str()),
+            simulator,
         }
     }
 
@@ -51,48 +65,14 @@ impl DownloadFixture {
         }
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Returns the names of all files, sorted.
-    pub(super) fn files(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(self.folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// Returns a command with the environment that points to the simulator.
-    pub(super) fn program(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let endpoint = self
-            .endpoint
-            .clone()
-            .unwrap_or_else(|| self.simulator.url().as_str().trim_end_matches('/').to_owned());
-        configure_command(&mut command, &endpoint, self.folder.path());
-        command
-    }
-
     /// Returns `eventexport download` with these arguments.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.program(PROGRAM);
-        command.arg("download").args(arguments);
-        command
+        self.home.command(&[&["download"], arguments].concat())
     }
 
     /// Runs `eventexport download` to completion.
     pub(super) async fn download(&self, arguments: &[&str]) -> CommandOutput {
-        wait_output(self.command(arguments).spawn().unwrap()).await
-    }
-
-    /// Runs a shell line; `$E` is the program.
-    pub(super) async fn shell(&self, line: &str) -> CommandOutput {
-        let mut command = self.program("bash");
-        command.args(["-c", line]).env("E", PROGRAM);
-        wait_output(command.spawn().unwrap()).await
+        run_command(self.command(arguments)).await
     }
 
     pub(super) fn tracker(&self) -> Tracker {
@@ -120,18 +100,6 @@ impl DownloadFixture {
         let path = self.path(name);
         wait_for(|| fs::metadata(&path).is_ok_and(|there| there.len() >= bytes)).await;
     }
-}
-
-/// Program under test.
-pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_eventexport");
-
-/// Isolates a command in this folder and points it to this service.
-pub(super) fn configure_command(command: &mut Command, endpoint: &str, folder: &Path) {
-    isolate(command, folder);
-    command
-        .env("EVENTEXPORT_ENDPOINT", endpoint)
-        .env("EVENTEXPORT_SPACE", SPACE)
-        .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY);
 }
 
 /// Waits until the condition holds.

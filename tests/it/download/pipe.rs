@@ -1,32 +1,27 @@
 //! Pipes events into other programs, through a real shell and from a simulator in a separate process.
 
 use jiff::civil::date;
-use tokio::process::Command;
 
-use super::fixture::{
-    CommandOutput, DownloadFixture, PROGRAM, SimulatorProcess, configure_command, settings, wait_output,
-};
+use super::fixture::{CommandOutput, DownloadFixture, Home, SimulatorProcess, home, settings};
 
 /// Simulator in a process of its own, and a folder.
 pub(super) struct PipeFixture {
-    pub(super) service: SimulatorProcess,
-    pub(super) folder: tempfile::TempDir,
+    _service: SimulatorProcess,
+    pub(super) home: Home,
 }
 
 impl PipeFixture {
     pub(super) async fn start(more: &[&str]) -> Self {
         let arguments = ["--today", "2018-07-02", "--weekends"];
+        let service = SimulatorProcess::start(&[&arguments, more].concat()).await;
         Self {
-            service: SimulatorProcess::start(&[&arguments, more].concat()).await,
-            folder: tempfile::tempdir().unwrap(),
+            home: home(&service.url),
+            _service: service,
         }
     }
 
     pub(super) async fn shell(&self, line: &str) -> CommandOutput {
-        let mut command = Command::new("bash");
-        configure_command(&mut command, &self.service.url, self.folder.path());
-        command.args(["-c", line]).env("E", PROGRAM);
-        wait_output(command.spawn().unwrap()).await
+        self.home.shell(line).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::civil::date;
 use sha2::{Digest as _, Sha256};
 
-use super::fixture::{DownloadFixture, SPACE, settings, wait_output};
+use super::fixture::{DownloadFixture, SPACE, home, settings, wait_output};
 use crate::testkit::proxy::{Action, ProxiedPeer, Proxy, RequestMatcher, Rule, Rules, wait_injected};
 
 const FILE: &str = "events.json.gz";
@@ -93,7 +93,7 @@ async fn cut_ten_times(bytes: u64) {
         .into_iter()
         .enumerate()
         .partition(|(number, _)| is_kill(*number));
-    fixture.endpoint = Some(proxy.endpoint());
+    fixture.home = home(&proxy.endpoint());
 
     let id = fixture.session(day).await;
     let arguments = ["-o", FILE, &id, "--output", "json"];

@@ -2,17 +2,15 @@
 //! again and again.
 
 use std::fs;
-use std::process::Stdio;
 
 use eventexport::api::Reason;
 use eventexport::archive::counts::Verdict;
 use eventexport::archive::records::{Receipt, decode, encode};
 use eventexport::simulator::Simulator;
 use jiff::civil::{Date, date};
-use serde_json::Value;
-use tokio::process::Command;
 
 use super::fixture::{EngineFixture, gap, settings};
+use crate::testkit::command::run_in;
 
 const DAY: Date = date(2018, 6, 3);
 const RECEIPT: &str = "_journal/2018-06-03.receipt.json";
@@ -37,15 +35,8 @@ fn receipt(fixture: &EngineFixture) -> Receipt {
 
 /// Verifies the archive with the program. Returns the exit code, and kind and key of findings and remarks.
 async fn verify(fixture: &EngineFixture) -> (Option<i32>, Vec<String>, Vec<String>) {
-    let output = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-        .args(["verify", "--output", "json"])
-        .arg(fixture.folder.path())
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .expect("the program runs");
-    let document: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let output = run_in(fixture.folder.path(), &["verify", ".", "--output", "json"]).await;
+    let document = output.json();
     let kinds = |list: &str| {
         let archives = document["archives"].as_array().expect("archives");
         let all = archives
@@ -57,7 +48,7 @@ async fn verify(fixture: &EngineFixture) -> (Option<i32>, Vec<String>, Vec<Strin
         kinds.dedup();
         kinds
     };
-    (output.status.code(), kinds("findings"), kinds("remarks"))
+    (output.code, kinds("findings"), kinds("remarks"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

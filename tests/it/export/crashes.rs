@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::chain::{chain_violations, manifests, signing, statement_violations};
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, gap, settings};
+use crate::testkit::environment::session_violations;
 
 /// Concurrent exports, which mostly wait for timers.
 const CONCURRENCY: usize = 24;
@@ -45,23 +46,7 @@ async fn two_days() -> EngineFixture {
 
 /// Lists violations after all runs; none is expected.
 pub(super) async fn archive_violations(fixture: &EngineFixture, created: &CreationLog) -> Vec<String> {
-    let mut faults = Vec::new();
-    let ledger = fixture.simulator.ledger();
-    faults.extend(
-        ledger
-            .violations
-            .iter()
-            .map(|words| format!("violation: {words}")),
-    );
-    if ledger.open_now > 0 {
-        faults.push(format!("{} sessions are open", ledger.open_now));
-    }
-    if ledger.opened != ledger.deleted + ledger.vanished {
-        faults.push(format!("{} opened, {} deleted", ledger.opened, ledger.deleted));
-    }
-    if ledger.other_users_deleted > 0 {
-        faults.push("a manual session was deleted".to_owned());
-    }
+    let mut faults = session_violations(&fixture.simulator.ledger());
     faults.extend(
         created
             .duplicates()

@@ -2,7 +2,6 @@
 
 #![allow(clippy::expect_used)] // a test that cannot be set up says why and ends
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::testkit::engine::{export_spec, tracker_config};
 use crate::testkit::environment::served;
+use crate::testkit::folder;
 
 pub(crate) use crate::testkit::manifest::SPACE;
 
@@ -141,10 +141,8 @@ impl EngineFixture {
 
     /// Returns all files below the root as sorted keys.
     pub(crate) fn files(&self) -> Vec<String> {
-        let mut files = Vec::new();
-        walk(&self.root(), "", &mut files);
-        files.sort();
-        files
+        let files = folder::files(&self.root()).into_iter();
+        files.map(|file| file.display().to_string()).collect()
     }
 
     /// Returns the bytes that the simulator serves for a day.
@@ -162,18 +160,4 @@ impl EngineFixture {
 /// Returns an accepted gap.
 pub(crate) fn gap(start: Date, end: Date) -> GapEntry {
     GapEntry::new(start, end, "known to be lost")
-}
-
-fn walk(folder: &Path, below: &str, files: &mut Vec<String>) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = format!("{below}{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() {
-            walk(&entry.path(), &format!("{name}/"), files);
-        } else {
-            files.push(name);
-        }
-    }
 }

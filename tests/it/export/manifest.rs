@@ -1,7 +1,6 @@
 //! Archive manifests: one per statement, in one chain, with any number of writers and after any failure.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::chain::{chain_violations, manifests, sha256, statement_violations};
 use super::faulty_store::{CreationLog, FaultyStore, StoreFault};
 use super::fixture::{EngineFixture, gap, settings};
+use crate::testkit::openssl::{is_signed, key_pair};
 
 fn june(day: i8) -> Date {
     date(2018, 6, day)
@@ -40,49 +40,19 @@ fn violations(fixture: &EngineFixture) -> Vec<String> {
     [chain_violations(&root), statement_violations(&root)].concat()
 }
 
-/// Creates a key with `openssl`, and its public half in a file.
-fn key(folder: &Path, name: &str) -> (Signing, std::path::PathBuf) {
-    let (private, public) = (folder.join(name), folder.join(format!("{name}.pub")));
-    let openssl = |args: &[&str]| {
-        let done = Command::new("openssl").args(args).output().expect("openssl runs");
-        assert!(done.status.success(), "{done:?}");
-    };
-    let private_name = private.to_str().unwrap();
-    openssl(&["genpkey", "-algorithm", "ed25519", "-out", private_name]);
-    openssl(&[
-        "pkey",
-        "-in",
-        private_name,
-        "-pubout",
-        "-out",
-        public.to_str().unwrap(),
-    ]);
-    let key = SigningKey::from_pem(&std::fs::read(&private).unwrap()).unwrap();
-    (Signing::With(Arc::new(SigningKeys::new(key, Vec::new()))), public)
-}
-
-/// Creates a key that trusts the signatures of an earlier one.
-fn rotated(folder: &Path, name: &str, earlier: &Path) -> (Signing, std::path::PathBuf) {
-    let (_, public) = key(folder, name);
+/// Creates a key with `openssl` that trusts the signatures of earlier ones.
+fn key(folder: &Path, name: &str, earlier: Option<&Path>) -> (Signing, PathBuf) {
+    let [private, public] = key_pair(folder, name);
     let read = |path: &Path| std::fs::read(path).unwrap();
-    let previous = PublicKey::all_from_pem(&read(earlier)).unwrap();
-    let key = SigningKey::from_pem(&read(&folder.join(name))).unwrap();
-    (Signing::With(Arc::new(SigningKeys::new(key, previous))), public)
+    let previous = earlier.map(|earlier| PublicKey::all_from_pem(&read(earlier)).unwrap());
+    let key = SigningKey::from_pem(&read(&private)).unwrap();
+    let keys = SigningKeys::new(key, previous.unwrap_or_default());
+    (Signing::With(Arc::new(keys)), public)
 }
 
 /// True if `openssl` accepts the signature of a manifest.
 fn is_signed_by(fixture: &EngineFixture, number: u64, public: &Path) -> bool {
-    let manifest = fixture.root().join(format!("_manifests/{number:08}.json"));
-    let verified = Command::new("openssl")
-        .args(["pkeyutl", "-verify", "-pubin", "-rawin", "-inkey"])
-        .arg(public)
-        .arg("-sigfile")
-        .arg(manifest.with_extension("json.sig"))
-        .arg("-in")
-        .arg(manifest)
-        .output()
-        .expect("openssl runs");
-    verified.status.success()
+    is_signed(&fixture.root(), &format!("_manifests/{number:08}.json"), public)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -396,8 +366,8 @@ async fn a_manifest_is_signed_by_the_current_key_and_unsigned_ones_are_signed_la
     assert!(fixture.run().await.complete);
     assert_eq!(in_chain(&fixture), ["_manifests/00000001.json"]);
     let folder = tempfile::tempdir().unwrap();
-    let (one, one_public) = key(folder.path(), "one");
-    let (two, two_public) = rotated(folder.path(), "two", &one_public);
+    let (one, one_public) = key(folder.path(), "one", None);
+    let (two, two_public) = key(folder.path(), "two", Some(&one_public));
     fixture.signing = one;
     // Its receipts were written before there was a key.
     fixture.export.unsigned_receipts_before = Some(june(4));
@@ -435,7 +405,7 @@ async fn an_edited_manifest_is_never_signed() {
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let public;
-        (fixture.signing, public) = key(folder.path(), "one");
+        (fixture.signing, public) = key(folder.path(), "one", None);
         fixture.export.unsigned_receipts_before = Some(june(4));
         assert!(fixture.run().await.complete);
         assert!(fixture.run().await.complete);
@@ -472,7 +442,7 @@ async fn without_a_usable_key_events_are_stored_and_only_completion_waits() {
     );
     assert_eq!(in_chain(&fixture), Vec::<String>::new());
     let folder = tempfile::tempdir().unwrap();
-    let (signing, public) = key(folder.path(), "one");
+    let (signing, public) = key(folder.path(), "one", None);
     fixture.signing = signing;
     let unsigned = fixture.run().await;
     assert!(!unsigned.complete && unsigned.problems[0].reason == Reason::ReceiptUnsigned);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::crashes::archive_violations;
 use super::faulty_store::{CreationLog, FaultyStore};
 use super::fixture::{EngineFixture, settings};
+use crate::testkit::service::open_ids;
 
 /// One day, and a service that loses the reply to the first request for a session.
 async fn lost_reply() -> EngineFixture {
@@ -43,12 +44,7 @@ async fn a_store_with_another_clock_hides_no_session() {
             first.problems
         );
         assert_eq!((first.stored, first.open_attempts.len()), (1, 1), "{minutes}");
-        let open: Vec<String> = fixture
-            .simulator
-            .open_sessions()
-            .into_iter()
-            .map(|open| open.id)
-            .collect();
+        let open = open_ids(&fixture.simulator);
         assert_eq!(first.suspected_sessions, open, "{minutes}: it is named");
         let problem = first.problems.first().expect("a problem");
         assert_eq!(problem.reason, Reason::OrphanSessionSuspected);

@@ -20,12 +20,10 @@ use eventexport::storage::Store;
 use flate2::read::MultiGzDecoder;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::civil::{Date, date};
-use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::auditor::audit;
-use crate::testkit::command::{isolate, run_command};
-use crate::testkit::process::program;
+use crate::testkit::command::run_in;
 
 use super::chain::{manifests, signing};
 use super::crashes::{archive_violations, resume_export};
@@ -91,12 +89,8 @@ fn reasons(snapshot: &Snapshot) -> Vec<Reason> {
 async fn assert_each_event_once(fixture: &EngineFixture, day: Date) {
     let served = lines(&fixture.served(day));
     let (root, day_text) = (fixture.root(), day.to_string());
-    let mut cat = Command::new(program());
-    isolate(&mut cat, &root);
-    cat.arg("cat")
-        .arg(&root)
-        .args(["--start", &day_text, "--end", &day_text]);
-    let printed = run_command(cat).await.expect_exit(0);
+    let cat = ["cat", ".", "--start", &day_text, "--end", &day_text];
+    let printed = run_in(&root, &cat).await.expect_exit(0);
     assert!(
         count_lines(&printed.out) == served,
         "cat of {day}: {}",

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::crashes::archive_violations;
 use super::faulty_store::CreationLog;
 use super::fixture::{EngineFixture, SPACE, settings};
+use crate::testkit::service::open_ids;
 
 /// Exports the thirty days of June.
 async fn june() -> EngineFixture {
@@ -42,12 +43,7 @@ async fn thirty_days_are_exported_beside_28_user_sessions() {
         );
         assert!(ledger.max_open <= 30, "{user}: {}", ledger.max_open);
         assert_eq!((ledger.opened, ledger.deleted), (30, 30), "{user}");
-        let left: Vec<String> = fixture
-            .simulator
-            .open_sessions()
-            .into_iter()
-            .map(|open| open.id)
-            .collect();
+        let left = open_ids(&fixture.simulator);
         assert!(user_sessions.iter().all(|id| left.contains(id)));
         assert_eq!(
             archive_violations(&fixture, &CreationLog::default()).await,

@@ -181,13 +181,6 @@ impl FaultCase {
         })
     }
 
-    /// True if it affects requests to the API server.
-    pub(crate) fn targets_api_server(&self) -> bool {
-        self.0
-            .iter()
-            .any(|injection| matches!(injection, Injection::At { request, .. } if request.peer == ProxiedPeer::ApiServer))
-    }
-
     /// Row of the report.
     pub(crate) fn row_label(&self) -> String {
         match self.0.as_slice() {

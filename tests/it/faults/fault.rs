@@ -75,11 +75,6 @@ impl InjectedFault {
         )
     }
 
-    /// True if the peer gets the request.
-    pub(crate) const fn reaches_peer(self) -> bool {
-        !matches!(self, Self::KillBefore | Self::DropBefore | Self::ErrorReply(_))
-    }
-
     /// Returns the reason that the fault does not apply to such a request with a reply body of this size.
     pub(crate) fn not_applicable_reason(
         self,

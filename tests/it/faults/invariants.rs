@@ -1,6 +1,6 @@
 //! Named invariants of each case, over an observation. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use eventexport::api::Reason;
 use eventexport::controller::export_health::needs_manual_action;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::fixture::{SESSION_LIMIT, USER_SESSIONS};
 use super::observation::{CaseObservation, CaseOutcome};
 use super::{ProxiedPeer, RecordedRequest};
+use crate::testkit::proxy::creations;
 
 /// Named invariant; its check describes a violation.
 pub(crate) struct Invariant {
@@ -237,36 +238,11 @@ fn without_fields(document: &[u8], names: &[&str]) -> Vec<u8> {
     }
 }
 
-/// Returns the key that a successful request made visible, and the upload that it completed. Stores answer a repeated
-/// completion as they did the first one.
-fn created(seen: &RecordedRequest) -> Option<(&str, &str)> {
-    let (method, rest) = seen.line.split_once(' ')?;
-    let (key, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let upload = query.split('&').find_map(|pair| pair.strip_prefix("uploadId="));
-    let made = match method {
-        "PUT" => upload.is_none(),
-        "POST" => upload.is_some(),
-        _ => false,
-    };
-    (made && seen.succeeded()).then_some((key, upload.unwrap_or_default()))
-}
-
 fn created_once(observed: &CaseObservation, _: &CaseObservation) -> Result<(), String> {
-    let mut times = BTreeMap::<&str, usize>::new();
-    let mut completed = BTreeSet::new();
-    let of_store = observed
-        .requests
-        .iter()
-        .filter(|seen| seen.peer == ProxiedPeer::Store);
-    for (key, upload) in of_store.filter_map(created) {
-        if upload.is_empty() || completed.insert(upload) {
-            *times.entry(key).or_default() += 1;
-        }
-    }
+    let created = creations(&observed.requests);
     let stay = |key: &&String| !is_temporary_entry(key) && !key.ends_with(".split.json");
     for key in observed.archive.keys().filter(stay) {
-        let found = times.iter().find(|(line, _)| line.ends_with(key.as_str()));
-        let times = found.map_or(0, |(_, times)| *times);
+        let times = created.get(key.as_str()).copied().unwrap_or_default();
         ensure(times == 1, || format!("{key} was created {times} times"))?;
         let versions = observed.versions.get(key).copied().unwrap_or_default();
         ensure(versions == 1, || format!("{key} has {versions} versions"))?;

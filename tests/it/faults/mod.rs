@@ -1,8 +1,5 @@
 //! Fault injection at each request of the operator, and the invariants after each fault.
 
-// Proxies may offer more than today's campaigns use.
-#![allow(dead_code)]
-
 mod campaign;
 mod case;
 mod fault;

@@ -64,7 +64,7 @@ pub(crate) async fn run_case(
         completion_hangs: case.is_some_and(completion_hangs),
         waiting_for_cleanup_since: None,
         restarted_for_cleanup: false,
-        operator: fixture.operator()?,
+        operator: fixture.start_operator()?,
         fixture,
         started: Instant::now(),
         late_events: 0,
@@ -88,7 +88,7 @@ pub(crate) async fn run_case(
         runner.late_events = spec.late_events();
         runner.fixture.grow(spec).await?;
         runner.fixture.delete_lease().await?;
-        runner.operator = runner.fixture.operator()?;
+        runner.operator = runner.fixture.start_operator()?;
         runner.started = Instant::now();
         before_faults
     };
@@ -153,11 +153,11 @@ impl CaseRunner {
             if !self.operator.is_running().await? {
                 // As a Deployment does.
                 self.fixture.delete_lease().await?;
-                self.operator = self.fixture.operator()?;
+                self.operator = self.fixture.start_operator()?;
                 self.restarts += 1;
                 continue;
             }
-            let resource = self.fixture.resource().await?;
+            let resource = self.fixture.object("june").await?;
             let status = resource.get("status").cloned().unwrap_or_default();
             let stored = status["lateEvents"].as_u64().unwrap_or(0);
             if is_done(&status) && stored == self.late_events && self.is_idle().await? {
@@ -203,7 +203,7 @@ impl CaseRunner {
     async fn restart(&mut self) -> Result<()> {
         self.stopped_cleanly &= self.stop().await?;
         self.fixture.delete_lease().await?;
-        self.operator = self.fixture.operator()?;
+        self.operator = self.fixture.start_operator()?;
         self.restarts += 1;
         Ok(())
     }

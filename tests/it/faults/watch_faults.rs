@@ -14,8 +14,8 @@ use super::watch_rules::{WatchProxy, WatchedKind, list_exports};
 use crate::bed::Cluster;
 use crate::operator::scripted_exporter::ScriptedExporter;
 use crate::operator::{
-    Operator, apply, event_reasons, eventually, get, has_finalizer, kubectl, manifest, patch, secret,
-    wait_conditions,
+    Operator, apply, event_reasons, eventually, existing, has_finalizer, manifest, patch, patch_status,
+    secret, start_deletion, wait_conditions, wait_gone,
 };
 use crate::testkit::environment::COMPLETE;
 use crate::testkit::proxy::{Action, Gate, ProxiedPeer, RecordedRequest, RequestMatcher, Rule};
@@ -79,22 +79,11 @@ impl WatchFixture {
 
     /// Removes the finalizer manually; returns when the export is gone.
     async fn force_delete(&self, name: &str) -> Result<()> {
-        let delete = [
-            "delete",
-            "eventexport",
-            name,
-            "-n",
-            &self.namespace,
-            "--wait=false",
-        ];
-        kubectl(self.cluster, &delete).await?;
+        start_deletion(self.cluster, &self.namespace, name).await?;
         let unfinalized = json!({ "metadata": { "finalizers": null } });
         // It may be gone already.
         let _ = patch(self.cluster, &self.namespace, name, &unfinalized).await;
-        eventually("it is gone", async || {
-            Ok(get(self.cluster, &self.namespace, name).await?.is_none())
-        })
-        .await
+        wait_gone(self.cluster, &self.namespace, name).await
     }
 
     /// Waits for this number of runs of that name.
@@ -336,21 +325,8 @@ async fn a_delayed_status_does_not_overwrite_a_newer_one() -> Result<()> {
 
     // Meanwhile another writer, as the next leader would, writes the status of a later generation.
     fixture.suspend("june", false).await?;
-    let later = json!({ "status": { "observedGeneration": 3 } }).to_string();
-    let namespace = fixture.namespace.as_str();
-    let write = [
-        "patch",
-        "eventexport",
-        "june",
-        "-n",
-        namespace,
-        "--subresource=status",
-    ];
-    kubectl(
-        fixture.cluster,
-        &[&write[..], &["--type=merge", "-p", &later]].concat(),
-    )
-    .await?;
+    let later = json!({ "status": { "observedGeneration": 3 } });
+    patch_status(fixture.cluster, &fixture.namespace, "june", &later).await?;
     gate.open();
     let of_second = || {
         let mut writes = fixture.proxy.writes();
@@ -435,9 +411,7 @@ async fn a_stale_view_reverts_nothing() -> Result<()> {
             (begun("june"), begun("july")) == before,
             "something began by an old view"
         );
-        let object = get(fixture.cluster, &fixture.namespace, "july")
-            .await?
-            .context("july")?;
+        let object = existing(fixture.cluster, &fixture.namespace, "july").await?;
         ensure!(uid(&object)? == third && !has_finalizer(&object), "{object:#}");
         drop(paused);
         fixture.ensure_quiet().await?;

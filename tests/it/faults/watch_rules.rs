@@ -152,7 +152,5 @@ impl WatchProxy {
 /// Returns the current list of exports, for later replay.
 pub(crate) async fn list_exports(cluster: &Cluster, namespace: &str) -> Result<Value> {
     let path = format!("/apis/eventexport.io/v1alpha1/namespaces/{namespace}/eventexports");
-    let url = format!("{}{path}", cluster.server_url());
-    let text = cluster.http_client()?.get(url).send().await?.text().await?;
-    serde_json::from_str(&text).context("a list of EventExports")
+    cluster.get(&path).await?.context("a list of EventExports")
 }

@@ -16,8 +16,10 @@ use tokio::process::Command;
 
 use super::{file, program};
 use crate::bed::{Cluster, Flux, Gateway};
-use crate::operator::{apply, condition, eventually, get, kubectl, pod, wait_conditions};
-use crate::testkit::environment::june;
+use crate::operator::{
+    apply, condition, eventually, existing, get, kubectl, pod, wait_conditions, wait_gone,
+};
+use crate::testkit::environment::{COMPLETE, june};
 use crate::testkit::manifest::{self, bucket_keys, tracker_keys};
 use crate::testkit::process::Process;
 
@@ -212,12 +214,10 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
     // After the fix the wait passes by itself, with the export still in progress.
     fleet.secret("tracker", &tracker_keys()).await?;
     kustomization("True", &["main@sha1:1"]).await?;
-    let busy = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    let busy = existing(cluster, TENANT, "june").await?;
     ensure!(busy["status"]["windows"]["wanted"] == 5, "{}", busy["status"]);
-    let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
-    wait_conditions(cluster, TENANT, "june", states).await?;
-    let generation =
-        get(cluster, TENANT, "june").await?.context("it is gone")?["metadata"]["generation"].clone();
+    wait_conditions(cluster, TENANT, "june", COMPLETE).await?;
+    let generation = existing(cluster, TENANT, "june").await?["metadata"]["generation"].clone();
 
     // Repeated applies find no drift to correct.
     fleet.reconcile().await?;
@@ -235,41 +235,35 @@ async fn flux_deploys_waits_fails_recovers_and_prunes() -> Result<()> {
         .await?;
     fleet.secret("tracker", &tracker_keys()).await?;
     kustomization("True", &["main@sha1:2"]).await?;
-    wait_conditions(cluster, TENANT, "june", states).await?;
+    wait_conditions(cluster, TENANT, "june", COMPLETE).await?;
 
     // A suspended export does not fail the wait, unlike in kstatus.
     let mut suspended = widened.clone();
     suspended["spec"]["suspend"] = json!(true);
     fleet.commit("3", &[("june.yaml", suspended)]).await?;
     kustomization("True", &["main@sha1:3"]).await?;
-    let ready = condition(
-        &get(cluster, TENANT, "june").await?.context("it is gone")?,
-        "Ready",
-    );
+    let ready = condition(&existing(cluster, TENANT, "june").await?, "Ready");
     ensure!(ready == "False/Suspended", "{ready}");
 
     // An immutable field stays as it is, with a message, unless the manifest says that the export may be recreated.
-    let before = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    let before = existing(cluster, TENANT, "june").await?;
     let mut moved = widened.clone();
     moved["spec"]["destination"]["s3"]["prefix"] = json!("moved");
     fleet.commit("4", &[("june.yaml", moved.clone())]).await?;
     kustomization("False", &["EventExport/audit/june", "another prefix"]).await?;
-    let after = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    let after = existing(cluster, TENANT, "june").await?;
     ensure!(before["spec"] == after["spec"], "{}", after["spec"]);
     moved["metadata"]["annotations"] = json!({ "kustomize.toolkit.fluxcd.io/force": "enabled" });
     fleet.commit("5", &[("june.yaml", moved)]).await?;
     kustomization("True", &["main@sha1:5"]).await?;
-    let recreated = get(cluster, TENANT, "june").await?.context("it is gone")?;
+    let recreated = existing(cluster, TENANT, "june").await?;
     ensure!(recreated["metadata"]["uid"] != before["metadata"]["uid"]);
-    wait_conditions(cluster, TENANT, "june", states).await?;
+    wait_conditions(cluster, TENANT, "june", COMPLETE).await?;
 
     // Removed from Git, it is deleted without a leftover session; the data stay.
     fleet.commit("6", &[]).await?;
     kustomization("True", &["main@sha1:6"]).await?;
-    eventually("the export is pruned", async || {
-        Ok(get(cluster, TENANT, "june").await?.is_none())
-    })
-    .await?;
+    wait_gone(cluster, TENANT, "june").await?;
     ensure!(fleet.simulator.open_sessions().is_empty());
     let stored = fleet
         .gateway

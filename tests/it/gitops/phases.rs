@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use super::{HealthVerdict, argo_health, kstatus, verdicts_agree};
 use crate::operator::end_to_end::operator;
-use crate::operator::{eventually, get, has_finalizer, kubectl, patch};
+use crate::operator::{eventually, has_finalizer, start_deletion, wait_gone};
 
 use crate::testkit::environment::Environment;
 use crate::testkit::manifest::{bucket_keys, tracker_keys};
@@ -154,7 +154,7 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
     // The operator notices a change late: until then no verdict on the old spec counts. It restarts the transfer.
     operator.signal("-STOP").await?;
     let other = json!({ "spec": { "destination": { "s3": { "checksum": "SHA256" } } } });
-    patch(fixture.cluster, &fixture.namespace, "daily", &other).await?;
+    fixture.patch("daily", &other).await?;
     fixture
         .wait_status("spec changed", "InProgress", &["newest spec"])
         .await?;
@@ -164,36 +164,25 @@ async fn a_wait_passes_when_healthy_and_fails_when_manual_action_is_needed() -> 
         .await?;
 
     let end = json!({ "spec": { "dateRange": { "end": days_ago(2)? } } });
-    patch(fixture.cluster, &fixture.namespace, "daily", &end).await?;
+    fixture.patch("daily", &end).await?;
     fixture.wait_status("complete", "Current", &["Complete"]).await?;
 
     // Deleted with an open session: it stays until the session is gone, and no wait considers it ready.
     let held = format!("hang-download@{}x1", days_ago(6)?);
     fixture.simulator.add_preset(&held)?;
     let more = json!({ "spec": { "dateRange": { "start": days_ago(6)? } } });
-    patch(fixture.cluster, &fixture.namespace, "daily", &more).await?;
+    fixture.patch("daily", &more).await?;
     eventually("it exports again", async || {
         let object = fixture.object("daily").await?;
         Ok(has_finalizer(&object) && object["status"]["sessions"][0].is_object())
     })
     .await?;
     operator.signal("-STOP").await?;
-    let delete = [
-        "delete",
-        "eventexport",
-        "daily",
-        "-n",
-        &fixture.namespace,
-        "--wait=false",
-    ];
-    kubectl(fixture.cluster, &delete).await?;
+    start_deletion(fixture.cluster, &fixture.namespace, "daily").await?;
     let (flux, _) = fixture.verdicts().await?;
     ensure!(flux.status == "Terminating", "{flux:?}");
     operator.signal("-CONT").await?;
-    eventually("it goes", async || {
-        Ok(get(fixture.cluster, &fixture.namespace, "daily").await?.is_none())
-    })
-    .await?;
+    wait_gone(fixture.cluster, &fixture.namespace, "daily").await?;
     ensure!(fixture.simulator.open_sessions().is_empty());
 
     ensure!(watch.try_wait()?.is_none(), "the watch ended early");

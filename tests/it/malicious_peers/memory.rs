@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use jiff::civil::date;
 use serde_json::Value;
-use tokio::process::Command;
 
 use super::assert_displayable;
 use super::peer::{MaliciousPeer, Payload, PeerAction};
-use crate::testkit::command::isolate;
+use crate::testkit::command::Home;
 use crate::testkit::manifest::{Manifest, SPACE};
 
 const MIB: u64 = 1024 * 1024;
@@ -36,7 +35,7 @@ struct MeasuredRun {
 
 struct MemoryFixture {
     simulator: Simulator,
-    folder: tempfile::TempDir,
+    home: Home,
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -68,7 +67,9 @@ impl MemoryFixture {
         settings.volume.quiet.clear();
         Self {
             simulator: Simulator::start(settings).await.unwrap(),
-            folder: tempfile::tempdir().unwrap(),
+            home: Home::new()
+                .env("EVENTEXPORT_SPACE", SPACE)
+                .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY),
         }
     }
 
@@ -87,13 +88,8 @@ impl MemoryFixture {
     }
 
     async fn program(&self, peer: &MaliciousPeer, arguments: &[&str]) -> MeasuredRun {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eventexport"));
-        isolate(&mut command, self.folder.path());
-        command
-            .args(arguments)
-            .env("EVENTEXPORT_ENDPOINT", peer.url())
-            .env("EVENTEXPORT_SPACE", SPACE)
-            .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY);
+        let mut command = self.home.command(arguments);
+        command.env("EVENTEXPORT_ENDPOINT", peer.url());
         let begun = Instant::now();
         let child = command.spawn().unwrap();
         let id = child.id().unwrap();
@@ -118,7 +114,7 @@ impl MemoryFixture {
             .days("2018-06-28", "2018-06-28")
             .uaa()
             .set("destination.s3", serde_json::json!({ "bucket": "audit" }))
-            .write(self.folder.path().join("m.yaml"));
+            .write(self.home.path("m.yaml"));
         self.program(peer, &["run", "-f", "m.yaml", "--archive", "archive"])
             .await
     }
@@ -129,9 +125,7 @@ impl MemoryFixture {
     }
 
     fn root(&self) -> PathBuf {
-        self.folder
-            .path()
-            .join(format!("archive/space={SPACE}/scope=space"))
+        self.home.path(&format!("archive/space={SPACE}/scope=space"))
     }
 }
 

@@ -4,13 +4,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-use tokio::process::Command;
 
 use super::MAX_ERROR_CHARS;
 use crate::bed::Cluster;
+use crate::testkit::command::run_in;
 use eventexport::api::is_printable;
 
 /// Generous, because the machine may be busy.
@@ -199,28 +197,19 @@ fn invalid_manifests() -> Vec<InvalidManifest> {
 }
 
 async fn command_output(command: &str, manifest: &Path) -> (Option<i32>, String) {
-    let to = manifest.with_file_name("to");
-    let mut program = Command::new(env!("CARGO_BIN_EXE_eventexport"));
-    program.arg(command).arg("-f").arg(manifest);
-    if command == "run" {
-        program.arg("--simulate");
-    }
-    // `verify` finds the archive only by the manifest.
-    if command != "verify" {
-        program.arg("--archive").arg(to);
-    }
-    program
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let begun = Instant::now();
-    let output = tokio::time::timeout(TIMEOUT, program.output()).await;
-    let output = output
-        .unwrap_or_else(|_| panic!("no end after {:?}", begun.elapsed()))
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
+    let arguments: &[&str] = match command {
+        "run" => &["--simulate", "--archive", "to"],
+        // It finds the archive only by the manifest.
+        "verify" => &[],
+        _ => &["--archive", "to"],
+    };
+    let (home, file) = (manifest.parent().unwrap(), manifest.to_str().unwrap());
+    let arguments = [&[command, "-f", file], arguments].concat();
+    let run = run_in(home, &arguments);
+    let output = tokio::time::timeout(TIMEOUT, run).await.expect("it ends in time");
+    let text = output.text();
+    assert!(!text.contains(char::REPLACEMENT_CHARACTER), "not UTF-8: {text}");
+    (output.code, text)
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::{RequestKind, Settings, Simulator};
 use jiff::civil::{Date, date};
 use serde_json::{Value, json};
@@ -14,6 +14,8 @@ use tokio::process::Command;
 
 use super::transcript::Transcript;
 use crate::bed::{Cluster, Gateway, Node, program};
+use crate::operator::eventually_within;
+use crate::testkit::folder;
 use crate::testkit::manifest::{Manifest, SPACE, bucket_keys, secret, tracker_keys};
 
 /// Generous, because a machine that also compiles is slow.
@@ -119,8 +121,8 @@ impl NodeFixture {
         for day in (days.0..=days.1).map(|day| date(2018, 6, day)) {
             events += self.verify_day(prefix, day, &mut wanted)?;
         }
-        let mut found = Vec::new();
-        files(&self.root(prefix), &mut found)?;
+        let root = self.root(prefix);
+        let mut found: Vec<_> = folder::files(&root).iter().map(|file| root.join(file)).collect();
         found.retain(|path| !path.to_string_lossy().contains("_manifests/"));
         found.sort();
         wanted.sort();
@@ -151,10 +153,8 @@ impl NodeFixture {
 
     /// Counts the receipts below a prefix.
     pub(super) fn receipts(&self, prefix: &str) -> usize {
-        let mut found = Vec::new();
-        let _ = files(&self.root(prefix), &mut found);
         let receipt = |path: &&PathBuf| path.to_string_lossy().ends_with(".receipt.json");
-        found.iter().filter(receipt).count()
+        folder::files(&self.root(prefix)).iter().filter(receipt).count()
     }
 
     /// Folder of a prefix in the store.
@@ -262,20 +262,11 @@ impl NodeFixture {
     pub(super) async fn eventually(
         &self,
         what: &str,
-        mut holds: impl AsyncFnMut() -> Result<bool>,
+        holds: impl AsyncFnMut() -> Result<bool>,
     ) -> Result<Duration> {
         let began = Instant::now();
-        loop {
-            let last = holds().await;
-            if matches!(last, Ok(true)) {
-                return Ok(began.elapsed());
-            }
-            if began.elapsed() > TIMEOUT {
-                last.with_context(|| format!("not within {TIMEOUT:?}: {what}"))?;
-                bail!("not within {TIMEOUT:?}: {what}");
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        eventually_within(TIMEOUT, what, holds).await?;
+        Ok(began.elapsed())
     }
 
     /// Waits until an export is complete.
@@ -350,23 +341,6 @@ pub(super) fn image_archive() -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
-}
-
-fn files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            files(&path, found)?;
-        } else {
-            found.push(path);
-        }
-    }
-    Ok(())
 }
 
 fn shell_word(word: &str) -> String {

@@ -1,21 +1,20 @@
 //! An operator that may not list its resources says so: it is not ready, and a metric has the age of its view.
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::json;
 
-use super::process::{OperatorFixture, SHORT_LEASE};
-use super::{apply, condition, eventually, get};
-use crate::testkit::process::program;
+use super::{apply, condition, eventually, existing};
+use crate::testkit::command::run_in;
+use crate::testkit::environment::Environment;
+use crate::testkit::operator::SHORT_LEASE;
 
 #[tokio::test]
 async fn an_operator_without_the_right_to_list_is_not_ready_and_recovers() -> Result<()> {
-    let settings = Settings {
-        today: Some(date(2018, 7, 1)),
-        ..Settings::default()
-    };
-    let fixture = OperatorFixture::start("blind", settings).await?;
+    let fixture = Environment::builder("blind")
+        .today(date(2018, 7, 1))
+        .start()
+        .await?;
     let (cluster, namespace) = (fixture.cluster, fixture.namespace.as_str());
     let user = format!("{namespace}-operator");
     let role = |name: &str, rules: serde_json::Value| {
@@ -33,11 +32,11 @@ async fn an_operator_without_the_right_to_list_is_not_ready_and_recovers() -> Re
         apply(cluster, &document).await?;
     }
     fixture
-        .export("june", ["2018-06-01", "2018-06-03"], &json!({}))
+        .create("june", ["2018-06-01", "2018-06-03"], &json!({}))
         .await?;
     let kubeconfig = cluster.kubeconfig_for_user(&user, None)?;
-    let args = [&SHORT_LEASE[..], &["--cluster-id", "test"]].concat();
-    let operator = fixture.operator_with(&kubeconfig, &args, &[]).await?;
+    let operator = fixture.operator().lease(SHORT_LEASE).kubeconfig(&kubeconfig);
+    let operator = operator.args(&["--cluster-id", "test"]).start().await?;
     let age = async || {
         let text = operator.metrics().await?;
         let line = text
@@ -56,20 +55,9 @@ async fn an_operator_without_the_right_to_list_is_not_ready_and_recovers() -> Re
         status == 503 && text.contains("EventExports not listed yet"),
         "{status} {text}"
     );
-    let health = async || {
-        let mut command = tokio::process::Command::new(program());
-        command.args(["health", operator.address()]);
-        let output = command.output().await?;
-        Ok::<_, anyhow::Error>((
-            output.status.code(),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        ))
-    };
-    let (code, text) = health().await?;
-    ensure!(
-        code == Some(1) && text.contains("EventExports not listed yet"),
-        "{code:?} {text}"
-    );
+    let health = async || run_in(fixture.folder.path(), &["health", operator.address()]).await;
+    let text = health().await.expect_exit(1).out;
+    ensure!(text.contains("EventExports not listed yet"), "{text}");
     let lines = operator.lines();
     let refused = lines.iter().find(|line| {
         line["message"]
@@ -99,13 +87,10 @@ async fn an_operator_without_the_right_to_list_is_not_ready_and_recovers() -> Re
     )
     .await?;
     ensure!(age().await?.is_some_and(|age| age.parse() == Ok(0.0)));
-    let (code, text) = health().await?;
-    ensure!(
-        code == Some(0) && text.ends_with(": ready, leads\n"),
-        "{code:?} {text}"
-    );
+    let text = health().await.expect_exit(0).out;
+    ensure!(text.ends_with(": ready, leads\n"), "{text}");
     eventually("it serves the export", async || {
-        let object = get(cluster, namespace, "june").await?.context("it is gone")?;
+        let object = existing(cluster, namespace, "june").await?;
         Ok(condition(&object, "Complete") == "True/Complete")
     })
     .await

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     Operator, apply, event_reasons, eventually, get, has_finalizer, kubectl, manifest, secret,
-    wait_conditions,
+    start_deletion, wait_conditions, wait_gone,
 };
 use crate::bed::Cluster;
 
@@ -17,25 +17,13 @@ async fn start_busy(cluster: &Cluster, namespace: &str, space: &str) -> Result<O
     Ok(operator)
 }
 
-async fn delete(cluster: &Cluster, namespace: &str) -> Result<()> {
-    let delete = ["delete", "eventexport", "june", "-n", namespace, "--wait=false"];
-    kubectl(cluster, &delete).await.map(drop)
-}
-
-async fn wait_gone(cluster: &Cluster, namespace: &str) -> Result<()> {
-    eventually("it is gone", async || {
-        Ok(get(cluster, namespace, "june").await?.is_none())
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_deleted_export_stops_and_is_removed() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("delete").await;
     let operator = start_busy(cluster, namespace, "busy").await?;
-    delete(cluster, namespace).await?;
-    wait_gone(cluster, namespace).await?;
+    start_deletion(cluster, namespace, "june").await?;
+    wait_gone(cluster, namespace, "june").await?;
     let seen = operator.exporter.activity("june");
     ensure!((seen.stopped, seen.running) == (1, 0), "{seen:?}");
     operator.stop().await
@@ -67,14 +55,14 @@ async fn a_deleted_export_without_credentials_is_removed_and_names_its_sessions(
     .await?;
     operator.kill();
     kubectl(cluster, &["delete", "secret", "tracker", "-n", namespace]).await?;
-    delete(cluster, namespace).await?;
+    start_deletion(cluster, namespace, "june").await?;
     ensure!(
         get(cluster, namespace, "june").await?.is_some(),
         "no operator, and sessions may be open"
     );
 
     let operator = Operator::start(cluster, namespace).await?;
-    wait_gone(cluster, namespace).await?;
+    wait_gone(cluster, namespace, "june").await?;
     ensure!(operator.metrics.sessions_left.get() == 1 && operator.metrics.deletions_abandoned.get() == 1);
     ensure!(
         event_reasons(cluster, namespace, "june")
@@ -89,8 +77,8 @@ async fn a_deleted_export_without_a_bucket_is_removed_at_once() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("hopeless").await;
     let operator = start_busy(cluster, namespace, "hopeless").await?;
-    delete(cluster, namespace).await?;
-    wait_gone(cluster, namespace).await?;
+    start_deletion(cluster, namespace, "june").await?;
+    wait_gone(cluster, namespace, "june").await?;
     ensure!(operator.metrics.deletions_abandoned.get() == 1);
     ensure!(
         operator.exporter.activity("june").released == 2,
@@ -104,7 +92,7 @@ async fn a_deleted_export_is_kept_while_cleanup_may_succeed() -> Result<()> {
     let cluster = Cluster::shared().await;
     let namespace = &cluster.namespace("hope").await;
     let operator = start_busy(cluster, namespace, "unreleasable").await?;
-    delete(cluster, namespace).await?;
+    start_deletion(cluster, namespace, "june").await?;
     eventually("it is tried again", async || {
         Ok(operator.exporter.activity("june").released >= 2)
     })
@@ -118,6 +106,6 @@ async fn a_deleted_export_is_kept_while_cleanup_may_succeed() -> Result<()> {
         &serde_json::json!({ "metadata": { "finalizers": null } }),
     )
     .await?;
-    wait_gone(cluster, namespace).await?;
+    wait_gone(cluster, namespace, "june").await?;
     operator.stop().await
 }

@@ -1,6 +1,7 @@
 //! Leader election by a Lease: the requests of the old and the new leader, recorded on the connections to service and
 //! store, for each way to end the old one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,35 +9,38 @@ use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::json;
 
-use super::process::{OperatorFixture, OperatorProcess, SHORT_LEASE};
-use super::{eventually, wait_conditions};
+use super::eventually;
+use crate::testkit::environment::Environment;
+use crate::testkit::operator::{LeaseTimes, SHORT_LEASE};
+use crate::testkit::process::Process;
 use crate::testkit::proxy::{Proxy, RecordedRequest, Rules};
 
 /// Starts long exports of a slow service, so that the old leader always has requests to send.
-async fn fixture(name: &str) -> Result<OperatorFixture> {
+async fn fixture(name: &str) -> Result<Environment> {
     let settings = Settings {
         today: Some(date(2018, 8, 1)),
         latency: Duration::from_millis(100),
         ..Settings::default()
     };
-    let fixture = OperatorFixture::start(name, settings).await?;
+    let fixture = Environment::builder(name).service(settings).start().await?;
     fixture
-        .export("june", ["2018-06-01", "2018-06-30"], &json!({ "parallelism": 4 }))
+        .create("june", ["2018-06-01", "2018-06-30"], &json!({ "parallelism": 4 }))
         .await?;
     Ok(fixture)
 }
 
 /// Starts two processes; the first leads and has started to transfer.
-async fn pair(fixture: &OperatorFixture, lease: &[&str]) -> Result<(OperatorProcess, OperatorProcess)> {
-    let first = fixture.operator(lease, &[]).await?;
+async fn pair(fixture: &Environment, lease: Option<LeaseTimes>) -> Result<(Arc<Process>, Arc<Process>)> {
+    let operator = || lease.map_or(fixture.operator(), |lease| fixture.operator().lease(lease));
+    let first = operator().start().await?;
     eventually("the first leads", async || Ok(first.leads().await)).await?;
-    let second = fixture.operator(lease, &[]).await?;
+    let second = operator().start().await?;
     wait_standby(&second).await?;
     wait_busy(fixture, &first).await?;
     Ok((first, second))
 }
 
-async fn wait_standby(process: &OperatorProcess) -> Result<()> {
+async fn wait_standby(process: &Process) -> Result<()> {
     eventually("who stands by is ready", async || {
         Ok(process.get("/readyz").await?.0 == 200)
     })
@@ -45,7 +49,7 @@ async fn wait_standby(process: &OperatorProcess) -> Result<()> {
     Ok(())
 }
 
-async fn wait_busy(fixture: &OperatorFixture, process: &OperatorProcess) -> Result<()> {
+async fn wait_busy(fixture: &Environment, process: &Process) -> Result<()> {
     eventually("it has stored a day", async || {
         let puts = |request: &RecordedRequest| {
             request.line.starts_with("PUT ") && request.line.contains("receipt.json")
@@ -57,7 +61,7 @@ async fn wait_busy(fixture: &OperatorFixture, process: &OperatorProcess) -> Resu
 
 /// Checks that no other process sends after the first request of the new leader. Requests of a process that ended at
 /// once cannot be attributed and count as the old leader's.
-fn ensure_no_overlap(fixture: &OperatorFixture, old: u32, new: u32) -> Result<()> {
+fn ensure_no_overlap(fixture: &Environment, old: u32, new: u32) -> Result<()> {
     let begun = first_of(fixture, new).context("the new one sent nothing")?;
     for line in [&fixture.tracker, &fixture.store] {
         ensure!(
@@ -77,7 +81,7 @@ fn ensure_no_overlap(fixture: &OperatorFixture, old: u32, new: u32) -> Result<()
     Ok(())
 }
 
-fn first_of(fixture: &OperatorFixture, process: u32) -> Option<Instant> {
+fn first_of(fixture: &Environment, process: u32) -> Option<Instant> {
     let requests = fixture.rules.requests_from(process).into_iter();
     requests.map(|request| request.at).min()
 }
@@ -89,10 +93,10 @@ async fn a_process_paused_past_its_lease_sends_nothing_when_resumed() -> Result<
     for space in ["two", "three", "four", "five", "six"] {
         let change = json!({ "space": space, "parallelism": 4 });
         fixture
-            .export(space, ["2018-06-01", "2018-06-30"], &change)
+            .create(space, ["2018-06-01", "2018-06-30"], &change)
             .await?;
     }
-    let (first, second) = pair(&fixture, &SHORT_LEASE).await?;
+    let (first, second) = pair(&fixture, Some(SHORT_LEASE)).await?;
     // Idle except for awaited replies: no request is in flight when it is stopped, nor one after a first pause of 2 s.
     let held = fixture.rules.hold_replies();
     let request_count = || fixture.rules.requests_from(first.id).len();
@@ -124,9 +128,10 @@ async fn a_leader_cut_off_from_the_api_server_stops_before_another_starts() -> R
     let cable = Proxy::cluster(fixture.cluster, &Rules::new()).await?;
     let path = cable.write_kubeconfig(fixture.folder.path())?;
 
-    let first = fixture.operator_with(&path, &SHORT_LEASE, &[]).await?;
+    let operator = || fixture.operator().lease(SHORT_LEASE);
+    let first = operator().kubeconfig(&path).start().await?;
     eventually("the first leads", async || Ok(first.leads().await)).await?;
-    let second = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let second = operator().start().await?;
     wait_standby(&second).await?;
     wait_busy(&fixture, &first).await?;
     let _cut = cable.stop_traffic();
@@ -140,7 +145,7 @@ async fn a_leader_cut_off_from_the_api_server_stops_before_another_starts() -> R
 #[tokio::test]
 async fn an_orderly_shutdown_hands_over_within_five_seconds_with_nothing_left_open() -> Result<()> {
     let fixture = fixture("orderly").await?;
-    let (first, second) = pair(&fixture, &[]).await?;
+    let (first, second) = pair(&fixture, None).await?;
     let begun = Instant::now();
     first.signal("-TERM").await?;
     while !second.leads().await {
@@ -179,7 +184,7 @@ async fn an_orderly_shutdown_hands_over_within_five_seconds_with_nothing_left_op
 #[tokio::test]
 async fn a_crash_is_noticed_within_the_lease_and_its_sessions_are_deleted() -> Result<()> {
     let fixture = fixture("crashed").await?;
-    let (first, second) = pair(&fixture, &[]).await?;
+    let (first, second) = pair(&fixture, None).await?;
     let begun = Instant::now();
     first.signal("-KILL").await?;
     while !second.leads().await {
@@ -190,8 +195,7 @@ async fn a_crash_is_noticed_within_the_lease_and_its_sessions_are_deleted() -> R
     println!("from SIGKILL to the other's leadership: {took:?}");
     // 15 s after the last renewal that the second saw, plus one poll before and one after, on a busy machine.
     ensure!(took < Duration::from_secs(25), "{took:?}");
-    let states = ["True/Complete", "True/Complete", "False/Accepted", "False"];
-    wait_conditions(fixture.cluster, &fixture.namespace, "june", states).await?;
+    fixture.wait_complete("june").await?;
     ensure!(fixture.simulator.open_sessions().is_empty(), "sessions are left");
     ensure_no_overlap(&fixture, first.id, second.id)
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use jiff::civil::date;
 use serde_json::Value;
 
-use super::{condition, event_reasons, eventually, kubectl};
+use super::{condition, event_reasons, eventually};
 use crate::testkit::environment::{Environment, no_session_left};
 
 #[tokio::test]
@@ -16,15 +16,7 @@ async fn a_complete_export_stores_the_late_events_of_a_day_at_its_next_run() -> 
     env.simulator.grow_day(date(2018, 6, 5), 7);
 
     // At once, instead of at the daily run.
-    let args = [
-        "annotate",
-        "eventexport",
-        "june",
-        "-n",
-        &env.namespace,
-        "eventexport.io/requestedAt=now",
-    ];
-    kubectl(env.cluster, &args).await?;
+    env.request_reconcile("june", "now").await?;
     let mut last = Value::Null;
     eventually("the late events are stored", async || {
         last = env.object("june").await?;

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::scripted_exporter::ScriptedRun;
 use super::{
-    Operator, apply, condition, ensure_contains, event_reasons, eventually, get, has_finalizer, kubectl,
-    manifest, patch, secret, wait_conditions,
+    Operator, annotate, apply, condition, ensure_contains, event_reasons, eventually, get, has_finalizer,
+    kubectl, manifest, patch, patch_status, secret, wait_conditions,
 };
 use crate::bed::Cluster;
 
@@ -61,19 +61,7 @@ async fn a_complete_export_is_ready_and_idle() -> Result<()> {
     ensure!(operator.exporter.activity("june").started_with.len() == 1);
 
     // The status is cleared: the bucket is listed again.
-    let wiped = json!({ "status": null }).to_string();
-    let wipe = [
-        "patch",
-        "eventexport",
-        "june",
-        "-n",
-        namespace,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &wiped,
-    ];
-    kubectl(cluster, &wipe).await?;
+    patch_status(cluster, namespace, "june", &json!({ "status": null })).await?;
     wait_conditions(cluster, namespace, "june", states).await?;
     ensure!(operator.exporter.activity("june").started_with.len() == 2);
     operator.stop().await
@@ -93,18 +81,7 @@ async fn an_export_that_was_complete_has_its_finalizer_before_it_opens_a_session
     .await?;
     let look = |value: &str| {
         let annotation = format!("eventexport.io/requestedAt={value}");
-        async move {
-            let args = [
-                "annotate",
-                "eventexport",
-                "june",
-                "--overwrite",
-                "-n",
-                namespace,
-                &annotation,
-            ];
-            kubectl(cluster, &args).await
-        }
+        async move { annotate(cluster, namespace, "june", &annotation).await }
     };
 
     // A run that finds everything stored needs no permission.

@@ -1,44 +1,33 @@
 //! A person asks an operator to look now: it lists the bucket again, at rest and during waits, and says when it has.
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::{Value, json};
 
-use super::process::OperatorFixture;
-use super::{condition, eventually, get, kubectl};
-use crate::bed::Gateway;
+use super::{annotate, condition, eventually};
+use crate::testkit::environment::Environment;
+use crate::testkit::manifest::SPACE;
 
 #[tokio::test]
 async fn a_requested_look_lists_the_bucket_again_and_is_answered() -> Result<()> {
-    let settings = Settings {
-        today: Some(date(2018, 7, 1)),
-        ..Settings::default()
-    };
-    let fixture = OperatorFixture::start("look", settings).await?;
+    let fixture = Environment::builder("look")
+        .today(date(2018, 7, 1))
+        .start()
+        .await?;
     let (cluster, namespace) = (fixture.cluster, fixture.namespace.as_str());
-    let folder = Gateway::shared().await.folder().join("objects").join(namespace);
-    let day = folder
-        .join("june/space=c1234567-6d55-4193-a9de-378620d6fab5/scope=space/date=2018-06-05/events.json.gz");
+    let root = format!("june/space={SPACE}/scope=space/date=2018-06-05");
+    let bucket = fixture.gateway.folder().join("objects").join(namespace);
+    let day = bucket.join(root).join("events.json.gz");
     std::fs::create_dir_all(day.parent().context("no folder")?)?;
     std::fs::write(&day, "of somebody else")?;
     fixture
-        .export("june", ["2018-06-04", "2018-06-06"], &json!({}))
+        .create("june", ["2018-06-04", "2018-06-06"], &json!({}))
         .await?;
-    let operator = fixture.operator(&[], &[]).await?;
-    let june = async || get(cluster, namespace, "june").await?.context("it is gone");
+    let operator = fixture.operator().start().await?;
+    let june = async || fixture.object("june").await;
     let ask = async |annotation: &str, value: &str| -> Result<Value> {
         let annotation = format!("{annotation}={value}");
-        let args = [
-            "annotate",
-            "eventexport",
-            "june",
-            "-n",
-            namespace,
-            "--overwrite",
-            &annotation,
-        ];
-        kubectl(cluster, &args).await?;
+        annotate(cluster, namespace, "june", &annotation).await?;
         let mut last = Value::Null;
         eventually("the look is answered", async || {
             last = june().await?;

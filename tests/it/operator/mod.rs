@@ -21,7 +21,6 @@ mod older_definition;
 mod own_identity;
 mod plugin;
 pub(crate) mod pod;
-pub(crate) mod process;
 mod rbac;
 mod report;
 pub(crate) mod scripted_exporter;
@@ -41,7 +40,6 @@ use eventexport::controller::{
 };
 use eventexport::egress::Traffic;
 use eventexport::telemetry::{Health, Metrics, Telemetry};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -78,9 +76,7 @@ impl Operator {
         namespace: &str,
         exporter: Arc<ScriptedExporter>,
     ) -> Result<Self> {
-        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
-        let kubernetes =
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let kubernetes = cluster.client_config().await?;
         Self::start_watching(kubernetes, namespace, exporter, WatchConfig::default())
     }
 
@@ -170,16 +166,25 @@ impl Drop for Operator {
 }
 
 /// Waits until the condition holds.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    eventually_within(TIMEOUT, what, holds).await
+}
+
+/// Waits for that time until the condition holds.
+pub(crate) async fn eventually_within(
+    limit: Duration,
+    what: &str,
+    mut holds: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
     let start = Instant::now();
     loop {
         let last = holds().await;
         if matches!(last, Ok(true)) {
             return Ok(());
         }
-        if start.elapsed() > TIMEOUT {
-            last.with_context(|| format!("not within {TIMEOUT:?}: {what}"))?;
-            anyhow::bail!("not within {TIMEOUT:?}: {what}");
+        if start.elapsed() > limit {
+            last.with_context(|| format!("not within {limit:?}: {what}"))?;
+            anyhow::bail!("not within {limit:?}: {what}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -205,12 +210,32 @@ pub(crate) async fn apply(cluster: &Cluster, manifest: &Value) -> Result<()> {
     output.success().map(drop)
 }
 
+/// Deletes an export without waiting for its end.
+pub(crate) async fn start_deletion(cluster: &Cluster, namespace: &str, name: &str) -> Result<()> {
+    let delete = ["delete", "eventexport", name, "-n", namespace, "--wait=false"];
+    kubectl(cluster, &delete).await.map(drop)
+}
+
+/// Waits until an export is gone.
+pub(crate) async fn wait_gone(cluster: &Cluster, namespace: &str, name: &str) -> Result<()> {
+    eventually(&format!("{namespace}/{name} is gone"), async || {
+        Ok(get(cluster, namespace, name).await?.is_none())
+    })
+    .await
+}
+
 /// Returns `None` if it does not exist.
 pub(crate) async fn get(cluster: &Cluster, namespace: &str, name: &str) -> Result<Option<Value>> {
     let exports = "/apis/eventexport.io/v1alpha1/namespaces";
     cluster
         .get(&format!("{exports}/{namespace}/eventexports/{name}"))
         .await
+}
+
+/// Returns an export that exists.
+pub(crate) async fn existing(cluster: &Cluster, namespace: &str, name: &str) -> Result<Value> {
+    let found = get(cluster, namespace, name).await?;
+    found.with_context(|| format!("{namespace}/{name} is gone"))
 }
 
 /// Returns the Events that match a field selector.
@@ -236,10 +261,20 @@ pub(crate) async fn wait_conditions(
     name: &str,
     wanted: [&str; 4],
 ) -> Result<Value> {
+    wait_conditions_within(TIMEOUT, cluster, [namespace, name], wanted).await
+}
+
+/// Waits for that time for these conditions of an export.
+pub(crate) async fn wait_conditions_within(
+    limit: Duration,
+    cluster: &Cluster,
+    [namespace, name]: [&str; 2],
+    wanted: [&str; 4],
+) -> Result<Value> {
     let mut last = Value::Null;
     let what = format!("{namespace}/{name} becomes {wanted:?}");
-    let outcome = eventually(&what, async || {
-        last = get(cluster, namespace, name).await?.context("it is gone")?;
+    let outcome = eventually_within(limit, &what, async || {
+        last = existing(cluster, namespace, name).await?;
         let kinds = ["Ready", "Complete", "Reconciling", "Stalled"];
         Ok(kinds
             .iter()
@@ -273,18 +308,30 @@ pub(crate) async fn event_reasons(cluster: &Cluster, namespace: &str, name: &str
 }
 
 pub(crate) async fn patch(cluster: &Cluster, namespace: &str, name: &str, patch: &Value) -> Result<()> {
-    let text = patch.to_string();
-    let args = [
-        "patch",
-        "eventexport",
-        name,
-        "-n",
-        namespace,
-        "--type=merge",
-        "-p",
-        &text,
-    ];
-    kubectl(cluster, &args).await.map(drop)
+    let patch = ["--type=merge", "-p", &patch.to_string()];
+    let export = ["patch", "eventexport", name, "-n", namespace];
+    kubectl(cluster, &[&export[..], &patch].concat()).await.map(drop)
+}
+
+/// Patches only the status, as another controller or a person may.
+pub(crate) async fn patch_status(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    patch: &Value,
+) -> Result<()> {
+    let patch = ["--subresource=status", "--type=merge", "-p", &patch.to_string()];
+    let export = ["patch", "eventexport", name, "-n", namespace];
+    kubectl(cluster, &[&export[..], &patch].concat()).await.map(drop)
+}
+
+/// Sets an annotation of an export, `name=value`.
+pub(crate) async fn annotate(cluster: &Cluster, namespace: &str, name: &str, annotation: &str) -> Result<()> {
+    let export = ["annotate", "eventexport", name, "-n", namespace];
+    let annotation = ["--overwrite", annotation];
+    kubectl(cluster, &[&export[..], &annotation].concat())
+        .await
+        .map(drop)
 }
 
 fn ensure_contains(text: &str, parts: &[&str]) -> Result<()> {

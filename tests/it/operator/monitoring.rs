@@ -12,9 +12,11 @@ use jiff::{ToSpan as _, Zoned, civil::Date};
 use regex::Regex;
 use serde_json::{Value, json};
 
-use super::process::{OperatorFixture, OperatorProcess, SHORT_LEASE};
-use super::{eventually, kubectl, wait_conditions};
+use super::{eventually, wait_conditions};
 use crate::bed::{Prometheus, promtool};
+use crate::testkit::environment::Environment;
+use crate::testkit::operator::SHORT_LEASE;
+use crate::testkit::process::Process;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -204,7 +206,7 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
         },
         ..Settings::default()
     };
-    let fixture = OperatorFixture::start("watched", settings).await?;
+    let fixture = Environment::builder("watched").service(settings).start().await?;
     // One healthy export, one too late, one with a damaged day, one without its Secret, and one suspended.
     let (week, month) = (days_ago(5).to_string(), days_ago(30).to_string());
     let (lost, damaged) = (days_ago(20).to_string(), days_ago(7).to_string());
@@ -212,19 +214,22 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
     let nobody =
         json!({ "endpoint": fixture.tracker.endpoint(), "credentialsSecretRef": { "name": "nobody" } });
     let verified = json!({ "verification": { "every": "1h" } });
-    fixture.export("well", [&week, ""], &verified).await?;
-    fixture.export("late", [&month, &lost], &json!({})).await?;
-    fixture.export("stuck", [&damaged, &damaged], &json!({})).await?;
+    fixture.create("well", [&week, ""], &verified).await?;
+    fixture.create("late", [&month, &lost], &json!({})).await?;
+    fixture.create("stuck", [&damaged, &damaged], &json!({})).await?;
     fixture
-        .export("locked", [&week, ""], &json!({ "source": nobody }))
+        .create("locked", [&week, ""], &json!({ "source": nobody }))
         .await?;
     fixture
-        .export("stopped", [&week, ""], &json!({ "suspend": true }))
+        .create("stopped", [&week, ""], &json!({ "suspend": true }))
         .await?;
     // An expired day needs two looks.
-    let arguments = [&SHORT_LEASE[..], &["--expiry-recheck", "1s"]].concat();
-    let operator = fixture.operator(&arguments, &[]).await?;
-    let second = fixture.operator(&arguments, &[]).await?;
+    let command = || {
+        let operator = fixture.operator().lease(SHORT_LEASE);
+        operator.args(&["--expiry-recheck", "1s"])
+    };
+    let operator = command().start().await?;
+    let second = command().start().await?;
     let rules = without_delays(&chart("files/rules.yaml"));
     let prometheus = Prometheus::start(&[operator.address(), second.address()], &rules).await?;
 
@@ -280,7 +285,7 @@ async fn a_real_prometheus_scrapes_the_operator_shows_the_dashboard_and_fires_al
     Ok(())
 }
 
-async fn series_of(process: &OperatorProcess, name: &str) -> Result<Vec<String>> {
+async fn series_of(process: &Process, name: &str) -> Result<Vec<String>> {
     let metrics = process.metrics().await?;
     let mark = format!("name=\"{name}\"");
     let lines = metrics.lines().filter(|line| line.contains(&mark));
@@ -289,18 +294,14 @@ async fn series_of(process: &OperatorProcess, name: &str) -> Result<Vec<String>>
 
 #[tokio::test]
 async fn resource_metrics_survive_a_restart_and_end_with_the_resource() -> Result<()> {
-    let settings = Settings {
-        today: Some(jiff::civil::date(2018, 6, 9)),
-        ..Settings::default()
-    };
-    let fixture = OperatorFixture::start("numbers", settings).await?;
+    let fixture = Environment::builder("numbers").start().await?;
     fixture
-        .export("june", ["2018-06-03", "2018-06-07"], &json!({}))
+        .create("june", ["2018-06-03", "2018-06-07"], &json!({}))
         .await?;
-    let operator = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let operator = fixture.operator().lease(SHORT_LEASE).start().await?;
     let complete = ["True/Complete", "True/Complete", "", ""];
     wait_conditions(fixture.cluster, &fixture.namespace, "june", complete).await?;
-    let settled = async |operator: &OperatorProcess| {
+    let settled = async |operator: &Process| {
         let mut seen = Vec::new();
         eventually("its numbers are those of a finished export", async || {
             seen = series_of(operator, "june").await?;
@@ -330,19 +331,11 @@ async fn resource_metrics_survive_a_restart_and_end_with_the_resource() -> Resul
 
     operator.signal("-TERM").await?;
     operator.wait(super::TIMEOUT).await?;
-    let again = fixture.operator(&SHORT_LEASE, &[]).await?;
+    let again = fixture.operator().lease(SHORT_LEASE).start().await?;
     let after = settled(&again).await?;
     ensure!(before == after, "{before:#?}\n{after:#?}");
 
-    let delete = [
-        "delete",
-        "eventexport",
-        "june",
-        "-n",
-        &fixture.namespace,
-        "--timeout=60s",
-    ];
-    kubectl(fixture.cluster, &delete).await?;
+    fixture.delete("june").await?;
     eventually("its series are gone", async || {
         Ok(series_of(&again, "june").await?.is_empty())
     })

@@ -1,41 +1,32 @@
 //! `kubectl eventexport get`, `describe`, `suspend`, `resume`, `request` and `accept-gap` against an API server and an operator.
 
-use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::Settings;
+use anyhow::{Result, ensure};
 use jiff::civil::date;
 use serde_json::{Value, json};
 
-use super::process::OperatorFixture;
-use super::{condition, eventually, get};
-use crate::testkit::process::program;
+use super::{condition, eventually};
+use crate::testkit::command::{program_in, run_command};
+use crate::testkit::environment::Environment;
 
 /// Exit code and output of a command of the plugin: standard output, then standard error.
-async fn plugin(fixture: &OperatorFixture, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-    let done = tokio::process::Command::new(program())
-        .args(arguments)
-        .args(["--namespace", &fixture.namespace, "--kubeconfig"])
-        .arg(fixture.cluster.kubeconfig_path())
-        .output()
-        .await?;
-    let text = [done.stdout, done.stderr].concat();
-    Ok((done.status.code(), String::from_utf8(text)?))
+async fn plugin(fixture: &Environment, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let mut command = program_in(fixture.folder.path(), arguments);
+    command.args(["--namespace", &fixture.namespace, "--kubeconfig"]);
+    command.arg(fixture.cluster.kubeconfig_path());
+    let done = run_command(command).await;
+    Ok((done.code, done.text()))
 }
 
 #[tokio::test]
 async fn a_person_reads_and_changes_exports_with_the_plugin() -> Result<()> {
-    let settings = Settings {
-        today: Some(date(2018, 7, 1)),
-        ..Settings::default()
-    };
-    let fixture = OperatorFixture::start("plugin", settings).await?;
-    fixture
-        .export("june", ["2018-06-04", "2018-06-06"], &json!({}))
+    let fixture = Environment::builder("plugin")
+        .today(date(2018, 7, 1))
+        .start()
         .await?;
-    let june = async || {
-        get(fixture.cluster, &fixture.namespace, "june")
-            .await?
-            .context("it is gone")
-    };
+    fixture
+        .create("june", ["2018-06-04", "2018-06-06"], &json!({}))
+        .await?;
+    let june = async || fixture.object("june").await;
     let run = async |arguments: &[&str]| plugin(&fixture, arguments).await;
 
     // No operator has seen it yet.
@@ -67,7 +58,7 @@ async fn a_person_reads_and_changes_exports_with_the_plugin() -> Result<()> {
         "{text}"
     );
 
-    let _operator = fixture.operator(&[], &[]).await?;
+    let _operator = fixture.operator().start().await?;
     eventually("it is complete", async || {
         Ok(condition(&june().await?, "Complete") == "True/Complete")
     })

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use tokio::process::Command;
 
-use super::{ensure_contains, eventually, kubectl, patch};
-use crate::testkit::command::{isolate, run_command};
+use super::{ensure_contains, eventually, patch};
+use crate::testkit::command::run_in;
 use crate::testkit::environment::Environment;
 use crate::testkit::manifest::{Manifest, SPACE};
-use crate::testkit::process::program;
 use crate::testkit::proxy::{Action, ErrorStatus, ProxiedPeer, RequestMatcher, Rule};
 
 /// Name of the report below the root.
@@ -26,24 +24,13 @@ async fn page_of_command(env: &Environment, manifest: &Manifest) -> Vec<u8> {
         .clone()
         .secrets(env.gateway)
         .write(env.folder.path().join("june.yaml"));
-    let mut command = Command::new(program());
-    isolate(&mut command, env.folder.path());
-    command.args(["report", "-o", "html", "-f"]).arg(file);
-    run_command(command).await.expect_exit(0).bytes
+    let arguments = ["report", "-o", "html", "-f", file.to_str().unwrap()];
+    run_in(env.folder.path(), &arguments).await.expect_exit(0).bytes
 }
 
 /// Asks the operator to look now, and waits for its answer.
 async fn look(env: &Environment, request: &str) -> Result<()> {
-    let annotation = format!("eventexport.io/requestedAt={request}");
-    let args = [
-        "annotate",
-        "eventexport",
-        "june",
-        "--overwrite",
-        &annotation,
-        "-n",
-    ];
-    kubectl(env.cluster, &[&args[..], &[&env.namespace]].concat()).await?;
+    env.request_reconcile("june", request).await?;
     eventually("the look is answered", async || {
         Ok(env.object("june").await?["status"]["lastHandledReconcileAt"] == request)
     })

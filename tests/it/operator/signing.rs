@@ -1,18 +1,11 @@
 //! Manifests of the operator, signed with a key that its Secret may provide later.
 
-use std::process::Command as Process;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::end_to_end;
 use super::{apply, ensure_contains, patch, wait_conditions};
-
-fn openssl(args: &[&str]) -> Result<Vec<u8>> {
-    let done = Process::new("openssl").args(args).output()?;
-    ensure!(done.status.success(), "{done:?}");
-    Ok(done.stdout)
-}
+use crate::testkit::openssl::{is_signed, key_pair};
 
 fn message(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array();
@@ -56,10 +49,7 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
     let secret =
         |value: &str| crate::testkit::manifest::secret(namespace, "signing", &json!({ "signingKey": value }));
     apply(cluster, &secret("hunter2")).await?;
-    let stalled_message = async || {
-        let object = super::get(cluster, namespace, "june").await?;
-        Ok::<_, anyhow::Error>(message(&object.context("it is gone")?, "Stalled"))
-    };
+    let stalled_message = async || Ok::<_, anyhow::Error>(message(&fixture.object("june").await?, "Stalled"));
     super::eventually("it says what is wrong with the key", async || {
         Ok(stalled_message().await?.contains("is not a PEM file"))
     })
@@ -71,10 +61,8 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
     );
 
     let folder = tempfile::tempdir()?;
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    openssl(&["genpkey", "-algorithm", "ed25519", "-out", &path("key")])?;
-    openssl(&["pkey", "-in", &path("key"), "-pubout", "-out", &path("public")])?;
-    apply(cluster, &secret(&std::fs::read_to_string(path("key"))?)).await?;
+    let [private, public] = key_pair(folder.path(), "signing");
+    apply(cluster, &secret(&std::fs::read_to_string(private)?)).await?;
     // The receipts were written before there was a key: a person vouches for them.
     let waits = ["False/ReceiptUnsigned", "False", "False", "True/ReceiptUnsigned"];
     let unsigned = wait_conditions(cluster, namespace, "june", waits).await?;
@@ -91,13 +79,8 @@ async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<
 
     // The first manifest keeps the first statement; the second, with another range, is signed.
     let manifests = fixture.stored().join("scope=space/_manifests");
-    let name = |name: &str| manifests.join(name).display().to_string();
     ensure!(!manifests.join("00000001.json.sig").exists());
-    let (manifest, signature) = (name("00000002.json"), name("00000002.json.sig"));
-    let public = path("public");
-    openssl(&[
-        "pkeyutl", "-verify", "-pubin", "-inkey", &public, "-rawin", "-in", &manifest, "-sigfile", &signature,
-    ])?;
+    ensure!(is_signed(&manifests, "00000002.json", &public));
     ensure!(!manifests.join("00000003.json").exists());
     Ok(())
 }
@@ -109,10 +92,7 @@ async fn the_newest_manifest_is_remembered_and_missed_until_a_person_gives_it_up
     fixture.wait_complete("june").await?;
     let first = fixture.stored().join("scope=space/_manifests/00000001.json");
     let sha256 = crate::export::chain::sha256(&std::fs::read(&first)?);
-    let current = async || {
-        let object = super::get(cluster, namespace, "june").await?;
-        object.context("it is gone")
-    };
+    let current = async || fixture.object("june").await;
     let object = current().await?;
     let manifest = &object["status"]["manifest"];
     ensure!(

@@ -8,8 +8,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use eventexport::simulator::{DEFAULT_API_KEY, Settings};
-use jiff::civil::date;
+use eventexport::simulator::DEFAULT_API_KEY;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -18,8 +17,9 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::process::{OperatorFixture, SHORT_LEASE};
 use super::{eventually, wait_conditions};
+use crate::testkit::environment::Environment;
+use crate::testkit::operator::SHORT_LEASE;
 
 #[derive(Clone, Default)]
 pub(crate) struct ReceivedSpans {
@@ -82,27 +82,23 @@ fn hexadecimal(id: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_window_is_a_trace_and_its_log_lines_carry_the_trace_id() -> Result<()> {
-    let settings = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
-    let fixture = OperatorFixture::start("traces", settings).await?;
+    let fixture = Environment::builder("traces").start().await?;
     // Gives the run something to log.
     fixture.simulator.add_preset("cut@2018-06-05x1")?;
     fixture
-        .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
+        .create("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await?;
     let (url, received, _serving) = collector().await?;
-    let args = [&SHORT_LEASE[..], &["--otlp-endpoint", &url]].concat();
-    let log = ("EVENTEXPORT_LOG", "warn,eventexport=debug");
-    let operator = fixture.operator(&args, &[log]).await?;
-    wait_conditions(
-        fixture.cluster,
-        &fixture.namespace,
-        "june",
-        ["True/Complete", "", "", ""],
-    )
-    .await?;
+    let operator = fixture
+        .operator()
+        .lease(SHORT_LEASE)
+        .args(&["--otlp-endpoint", &url]);
+    let operator = operator
+        .env("EVENTEXPORT_LOG", "warn,eventexport=debug")
+        .start()
+        .await?;
+    let complete = ["True/Complete", "", "", ""];
+    wait_conditions(fixture.cluster, &fixture.namespace, "june", complete).await?;
     operator.signal("-TERM").await?;
     operator.wait(super::TIMEOUT).await?;
 
@@ -195,23 +191,19 @@ async fn a_window_is_a_trace_and_its_log_lines_carry_the_trace_id() -> Result<()
 
 #[tokio::test]
 async fn a_missing_collector_delays_nothing() -> Result<()> {
-    let settings = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
-    let fixture = OperatorFixture::start("untraced", settings).await?;
+    let fixture = Environment::builder("untraced").start().await?;
     fixture
-        .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
+        .create("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await?;
-    let args = [&SHORT_LEASE[..], &["--otlp-endpoint", "http://127.0.0.1:1"]].concat();
-    let operator = fixture.operator(&args, &[]).await?;
-    wait_conditions(
-        fixture.cluster,
-        &fixture.namespace,
-        "june",
-        ["True/Complete", "", "", ""],
-    )
-    .await?;
+    let nobody = ["--otlp-endpoint", "http://127.0.0.1:1"];
+    let operator = fixture
+        .operator()
+        .lease(SHORT_LEASE)
+        .args(&nobody)
+        .start()
+        .await?;
+    let complete = ["True/Complete", "", "", ""];
+    wait_conditions(fixture.cluster, &fixture.namespace, "june", complete).await?;
     operator.signal("-TERM").await?;
     let ended = operator.wait(super::TIMEOUT).await?;
     ensure!(ended.success(), "{ended}");

@@ -8,7 +8,7 @@ use eventexport::simulator::{RequestKind, Settings};
 use jiff::civil::date;
 use serde_json::{Value, json};
 
-use super::{condition, event_reasons, eventually, kubectl, patch};
+use super::{condition, event_reasons, eventually, patch_status};
 use crate::testkit::environment::{Environment, STOP_LIMIT};
 use crate::testkit::manifest::SPACE;
 use crate::testkit::proxy::ProxiedPeer;
@@ -40,12 +40,8 @@ async fn wait_verified(environment: &Environment, wanted: &str) -> Result<Value>
 
 /// Removes the state of the verification, so that the next one is due.
 async fn verify_now(environment: &Environment) -> Result<()> {
-    let patch = json!({ "status": { "verification": null } }).to_string();
-    let args = ["patch", "eventexport", "june", "-n", &environment.namespace];
-    let change = ["--subresource=status", "--type=merge", "-p", &patch];
-    kubectl(environment.cluster, &[&args[..], &change[..]].concat())
-        .await
-        .map(drop)
+    let due = json!({ "status": { "verification": null } });
+    patch_status(environment.cluster, &environment.namespace, "june", &due).await
 }
 
 /// Returns the days whose events the operator read from the store, in this order, after `skip` requests.
@@ -144,13 +140,9 @@ async fn damage_and_repair_show_and_a_suspended_export_is_not_read() -> Result<(
 
     // Repaired. A change of the schedule interrupts and restarts nothing.
     environment.bucket.put(&key, good).await?;
-    patch(
-        environment.cluster,
-        &environment.namespace,
-        "june",
-        &json!({ "spec": { "verification": { "every": "2h", "bytesPerSecond": 1_048_576 } } }),
-    )
-    .await?;
+    let schedule = json!({ "every": "2h", "bytesPerSecond": 1_048_576 });
+    let schedule = json!({ "spec": { "verification": schedule } });
+    environment.patch("june", &schedule).await?;
     let mut last = Value::Null;
     eventually("the new generation is accepted", async || {
         last = environment.object("june").await?;
@@ -167,13 +159,8 @@ async fn damage_and_repair_show_and_a_suspended_export_is_not_read() -> Result<(
     wait_verified(&environment, "True/Proved").await?;
     ensure!(downloads() == before, "nothing is downloaded again");
 
-    patch(
-        environment.cluster,
-        &environment.namespace,
-        "june",
-        &json!({ "spec": { "suspend": true } }),
-    )
-    .await?;
+    let suspended = json!({ "spec": { "suspend": true } });
+    environment.patch("june", &suspended).await?;
     eventually("it is suspended", async || {
         Ok(condition(&environment.object("june").await?, "Ready") == "False/Suspended")
     })
@@ -185,13 +172,8 @@ async fn damage_and_repair_show_and_a_suspended_export_is_not_read() -> Result<(
     ensure!(read.is_empty(), "read while it is suspended: {read:?}");
 
     // Without a schedule, nothing is left of it.
-    patch(
-        environment.cluster,
-        &environment.namespace,
-        "june",
-        &json!({ "spec": { "verification": null } }),
-    )
-    .await?;
+    let unscheduled = json!({ "spec": { "verification": null } });
+    environment.patch("june", &unscheduled).await?;
     eventually("the condition goes", async || {
         let object = environment.object("june").await?;
         Ok(condition(&object, "Verified") == "-/-" && object["status"]["verification"].is_null())

@@ -6,16 +6,16 @@ use std::fs;
 use eventexport::api::Reason;
 use eventexport::archive::counts::{EmptyAnswer, Verdict};
 use eventexport::archive::records::{ArchiveRecord as _, AttemptRecord, Receipt, decode, encode};
-use eventexport::simulator::Settings;
 use eventexport::tracker::SessionRequest;
 use jiff::Timestamp;
 use jiff::civil::{Date, date};
 use serde_json::json;
-use tokio::process::Command;
 
 use crate::export::fixture::{EngineFixture, SPACE, settings};
-use crate::operator::process::{OperatorFixture, SHORT_LEASE};
-use crate::operator::{condition, eventually, get, kubectl, wait_conditions};
+use crate::operator::{condition, eventually, patch_status, wait_conditions};
+use crate::testkit::command::run_in;
+use crate::testkit::environment::Environment;
+use crate::testkit::operator::SHORT_LEASE;
 
 /// Opens a session manually.
 async fn foreign(fixture: &EngineFixture, day: Date, hour: Option<u8>) -> String {
@@ -129,66 +129,38 @@ async fn a_forged_receipt_is_trusted_only_if_its_object_matches() {
         assert_eq!(covered, believed, "{forgery}: {:#?}", snapshot.problems);
         assert_eq!(fixture.simulator.ledger().opened, sessions, "{forgery}");
         assert_eq!(snapshot.complete, believed, "{forgery}: {:#?}", snapshot.problems);
-        let verified = Command::new(env!("CARGO_BIN_EXE_eventexport"))
-            .args(["verify", "--output", "json"])
-            .arg(fixture.folder.path())
-            .output()
-            .await
-            .unwrap();
-        let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+        let verified = run_in(fixture.folder.path(), &["verify", ".", "--output", "json"]).await;
         assert_eq!(
-            verified.status.code(),
+            verified.code,
             Some(i32::from(!believed)),
-            "{forgery}: {text}"
+            "{forgery}: {verified:?}"
         );
     }
 }
 
 #[tokio::test]
 async fn a_forged_status_triggers_no_action_and_is_corrected() {
-    let settings = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
-    let operator_fixture = OperatorFixture::start("forged-status", settings).await.unwrap();
-    operator_fixture
-        .export("june", ["2018-06-04", "2018-06-07"], &json!({}))
+    let env = Environment::builder("forged-status").start().await.unwrap();
+    env.create("june", ["2018-06-04", "2018-06-07"], &json!({}))
         .await
         .unwrap();
-    let operator = operator_fixture.operator(&SHORT_LEASE, &[]).await.unwrap();
+    let operator = env.operator().lease(SHORT_LEASE).start().await.unwrap();
     let complete = ["True/Complete", "True/Complete", "", ""];
-    wait_conditions(
-        operator_fixture.cluster,
-        &operator_fixture.namespace,
-        "june",
-        complete,
-    )
-    .await
-    .unwrap();
-    let downloads = operator_fixture.simulator.ledger().opened;
+    wait_conditions(env.cluster, &env.namespace, "june", complete)
+        .await
+        .unwrap();
+    let downloads = env.simulator.ledger().opened;
     let forged = json!({ "status": {
         "sessions": [{ "id": "foreign", "window": "2018-06-04" }],
         "covered": [{ "start": "2000-01-01", "end": "2030-01-01" }],
         "missing": [{ "start": "2018-06-04", "end": "2018-06-07" }],
         "windows": { "wanted": 9, "stored": 9, "active": 9, "waiting": 9, "failed": 9 },
     }});
-    let patch = forged.to_string();
-    let args = [
-        "patch",
-        "eventexport",
-        "june",
-        "-n",
-        &operator_fixture.namespace,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &patch,
-    ];
-    kubectl(operator_fixture.cluster, &args).await.unwrap();
+    patch_status(env.cluster, &env.namespace, "june", &forged)
+        .await
+        .unwrap();
     eventually("the status is put right", async || {
-        let object = get(operator_fixture.cluster, &operator_fixture.namespace, "june")
-            .await?
-            .unwrap_or_default();
+        let object = env.object("june").await?;
         let right = object["status"]["windows"]["wanted"] == 4
             && object["status"]["sessions"].as_array().is_none_or(Vec::is_empty)
             && condition(&object, "Complete") == "True/Complete";
@@ -196,9 +168,9 @@ async fn a_forged_status_triggers_no_action_and_is_corrected() {
     })
     .await
     .unwrap();
-    let ledger = operator_fixture.simulator.ledger();
+    let ledger = env.simulator.ledger();
     assert_eq!(ledger.opened, downloads, "nothing is downloaded because of it");
-    let deleted = operator_fixture
+    let deleted = env
         .tracker
         .requests()
         .iter()

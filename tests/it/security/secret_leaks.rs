@@ -17,6 +17,7 @@ use crate::malicious_peers::certificate::ForgingPeer;
 use crate::operator::traces::collector;
 use crate::operator::{apply, condition, eventually, get, kubectl};
 use crate::testkit::environment::simulator;
+use crate::testkit::folder;
 use crate::testkit::manifest::{self, Manifest, SPACE};
 use crate::testkit::operator::OperatorCommand;
 
@@ -154,21 +155,6 @@ fn texts(value: &Value, found: &mut Vec<String>) {
         Value::Array(list) => list.iter().for_each(|value| texts(value, found)),
         Value::Object(map) => map.values().for_each(|value| texts(value, found)),
         _ => {}
-    }
-}
-
-/// Reads all files below a folder as text.
-fn files(folder: &Path, found: &mut BTreeMap<String, String>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            files(&path, found);
-        } else if let Ok(bytes) = std::fs::read(&path) {
-            found.insert(
-                path.display().to_string(),
-                String::from_utf8_lossy(&bytes).into_owned(),
-            );
-        }
     }
 }
 
@@ -311,7 +297,12 @@ async fn no_peer_can_leak_a_secret_or_forge_a_log_line() {
         assert!(!line.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{line:?}");
     }
     visible.insert("log".to_owned(), log_text);
-    files(&gateway.folder().join("objects").join(&namespace), &mut visible);
+    let objects = gateway.folder().join("objects").join(&namespace);
+    for file in folder::files(&objects) {
+        let bytes = std::fs::read(objects.join(&file)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        visible.insert(file.display().to_string(), text);
+    }
     for (place, text) in &visible {
         let found: Vec<&str> = text
             .lines()

@@ -3,17 +3,20 @@
 //! here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::simulator::{Effect, Fault, RequestKind, Simulator};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use super::fixture::{ChangeFixture, LONG_LEASE, service_settings};
+use super::fixture::{ChangeFixture, service_settings};
 use super::invariants;
 use super::phases::LifecyclePhase;
-use crate::operator::process::OperatorProcess;
 use crate::operator::{condition, kubectl};
+use crate::testkit::environment::no_session_left;
+use crate::testkit::process::Process;
+use crate::testkit::service::delay;
 
 const NAME: &str = "june";
 
@@ -50,15 +53,15 @@ impl FakeClock {
         Ok(())
     }
 
-    async fn operator(&self, fixture: &ChangeFixture) -> Result<OperatorProcess> {
-        let path = self.path().display().to_string();
-        let env = [
-            ("LD_PRELOAD", self.library.as_str()),
-            ("FAKETIME_TIMESTAMP_FILE", &path),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        fixture.operators.operator(&LONG_LEASE, &env).await
+    async fn operator(&self, fixture: &ChangeFixture) -> Result<Arc<Process>> {
+        fixture
+            .operator()
+            .env("LD_PRELOAD", &self.library)
+            .env("FAKETIME_TIMESTAMP_FILE", &self.path().display().to_string())
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .start()
+            .await
     }
 }
 
@@ -68,11 +71,7 @@ async fn export(fixture: &ChangeFixture, simulator: &Simulator, change: &Value) 
 }
 
 fn delay_downloads(simulator: &Simulator, millis: u64) {
-    simulator.add_fault(Fault::new(
-        "late",
-        Effect::Delay { millis },
-        &[RequestKind::Download],
-    ));
+    simulator.add_fault(delay(millis, &[RequestKind::Download]));
 }
 
 async fn wait_until(fixture: &ChangeFixture, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
@@ -129,7 +128,7 @@ async fn a_deleted_export_is_removed_after_ten_minutes_without_its_service() -> 
     }
     let namespace = fixture.namespace();
     let args = ["get", "events.events.k8s.io", "-n", namespace, "-o", "json"];
-    let events = kubectl(fixture.operators.cluster, &args).await?;
+    let events = kubectl(fixture.env.cluster, &args).await?;
     ensure!(
         events.contains("SessionsLeft") && events.contains(&session),
         "{events}"
@@ -195,7 +194,7 @@ async fn a_clock_change_neither_loses_nor_duplicates_data() -> Result<()> {
             ensure!(operator.leads().await, "it no longer leads");
         }
     }
-    invariants::no_session_left(&simulator)?;
+    no_session_left(&simulator)?;
     let keys = fixture.keys(fixture.namespace(), "june/").await?;
     for (key, versions) in keys {
         ensure!(versions == 1, "{key} was written {versions} times");

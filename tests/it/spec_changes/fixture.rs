@@ -5,56 +5,37 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use aws_sdk_s3::Client as S3;
-use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+use anyhow::{Result, bail};
 use eventexport::api::EventExport;
 use eventexport::simulator::{DEFAULT_PASSWORD, DEFAULT_PERSON, Settings, Simulator};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cases::base;
 use super::phases::RelativeDays;
-use crate::bed::{Cluster, Gateway};
-use crate::operator::process::{OperatorFixture, OperatorProcess};
-use crate::testkit::manifest::Manifest;
+use crate::operator::apply;
+use crate::testkit::bucket::Bucket;
+use crate::testkit::environment::Environment;
+use crate::testkit::openssl::key_pair;
+use crate::testkit::operator::{LONG_LEASE, OperatorCommand};
 
 /// Very generous, because very many resources are active at once, on a machine that also compiles.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
-
-/// Lease that survives a very busy machine; leader election is not tested here.
-pub(super) const LONG_LEASE: [&str; 6] = [
-    "--lease-duration",
-    "60s",
-    "--lease-deadline",
-    "50s",
-    "--lease-renew",
-    "5s",
-];
 
 /// Field manager of the tests.
 const FIELD_MANAGER: &str = "spec-changes";
 
 pub(super) struct ChangeFixture {
-    pub(super) operators: OperatorFixture,
+    pub(super) env: Environment,
     pub(super) days: RelativeDays,
-    pub(super) s3: S3,
     pub(super) exports: Api<DynamicObject>,
     pub(super) secrets: Api<Secret>,
     pub(super) history: ResourceHistory,
-}
-
-/// Returns a client with all rights.
-pub(super) async fn client(cluster: &Cluster) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
 }
 
 /// Settings of a service with a few events each day.
@@ -67,60 +48,47 @@ pub(super) fn service_settings() -> Settings {
 
 impl ChangeFixture {
     pub(super) async fn start(name: &str) -> Result<Self> {
-        let operators = OperatorFixture::start(name, service_settings()).await?;
-        let gateway = Gateway::shared().await;
-        let namespace = operators.namespace.clone();
-        let s3 = crate::testkit::bucket::sdk(gateway);
-        let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
-        let keep = s3.put_bucket_versioning().bucket(&namespace);
-        keep.versioning_configuration(versions.build()).send().await?;
-        let locked = s3.create_bucket().bucket(format!("{namespace}-lock"));
-        locked.object_lock_enabled_for_bucket(true).send().await?;
-        let client = client(operators.cluster).await?;
+        let env = Environment::builder(name).service(service_settings()).versioned();
+        let env = env.start().await?;
+        env.bucket
+            .create_locked(&format!("{}-lock", env.namespace))
+            .await?;
+        let client = env.cluster.client().await?;
         let kind = ApiResource::erase::<EventExport>(&());
-        let exports: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &kind);
+        let exports: Api<DynamicObject> = Api::namespaced_with(client.clone(), &env.namespace, &kind);
         let fixture = Self {
             history: ResourceHistory::watch(exports.clone()),
-            secrets: Api::namespaced(client, &namespace),
-            operators,
+            secrets: Api::namespaced(client, &env.namespace),
+            env,
             days: RelativeDays::now(),
-            s3,
             exports,
         };
-        fixture.shared_secrets(gateway).await?;
+        fixture.shared_secrets().await?;
         Ok(fixture)
     }
 
     pub(super) fn namespace(&self) -> &str {
-        &self.operators.namespace
+        &self.env.namespace
     }
 
     /// Creates the Secrets that cases refer to.
-    async fn shared_secrets(&self, gateway: &Gateway) -> Result<()> {
+    async fn shared_secrets(&self) -> Result<()> {
         let access = format!("second-{}", self.namespace());
         let hidden = format!("{:032x}", rand::random::<u128>());
-        gateway.add_user(&access, &hidden, "admin").await?;
+        self.env.gateway.add_user(&access, &hidden, "admin").await?;
         let second = json!({ "accessKeyId": access, "secretAccessKey": hidden });
         self.secret("bucket-2", &second).await?;
         self.secret("person", &other_credentials()).await?;
-        let authority = std::fs::read_to_string(self.operators.cluster.ca_path())?;
+        let authority = std::fs::read_to_string(self.env.cluster.ca_path())?;
         let authorities = json!({ "ca.crt": authority, "other.pem": authority });
         self.secret("ca", &authorities).await?;
         let config_map = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": self.namespace(), "name": "ca" },
             "data": authorities,
         });
-        let apply = ["apply", "-f", "-"];
-        let applied = self
-            .operators
-            .cluster
-            .kubectl(&apply, Some(&config_map.to_string()))
-            .await;
-        applied.success()?;
-        let key = std::process::Command::new("openssl")
-            .args(["genpkey", "-algorithm", "ed25519"])
-            .output()?;
-        let key = String::from_utf8(key.stdout)?;
+        apply(self.env.cluster, &config_map).await?;
+        let [key, _] = key_pair(self.env.folder.path(), "signing");
+        let key = std::fs::read_to_string(key)?;
         self.secret("signing", &json!({ "signingKey": key })).await
     }
 
@@ -147,18 +115,19 @@ impl ChangeFixture {
         }
     }
 
-    pub(super) async fn operator(&self, args: &[&str]) -> Result<OperatorProcess> {
-        self.operators
-            .operator(&[&LONG_LEASE[..], args].concat(), &[])
-            .await
+    pub(super) fn operator(&self) -> OperatorCommand {
+        self.env.operator().lease(LONG_LEASE)
     }
 
     /// Returns the spec of a case with its own service, space and prefix; `change` is merged into it.
     pub(super) fn spec(&self, name: &str, service: &Simulator, change: &Value) -> Value {
-        let own = Manifest::new(name, service.url().as_str())
+        let own = self
+            .env
+            .proxied_export(name)
             .set("space", name)
+            .set("source.endpoint", service.url().as_str().trim_end_matches('/'))
             .uaa()
-            .bucket(self.namespace(), name, &self.operators.store.endpoint());
+            .set("destination.s3.prefix", name);
         let mut spec = own.spec();
         super::merge(&mut spec, &base(self.days));
         super::merge(&mut spec, change);
@@ -209,42 +178,15 @@ impl ChangeFixture {
 
     /// Returns the keys below that prefix with their number of versions.
     pub(super) async fn keys(&self, bucket: &str, prefix: &str) -> Result<BTreeMap<String, usize>> {
-        let page = self
-            .s3
-            .list_objects_v2()
-            .bucket(bucket)
-            .prefix(prefix)
-            .send()
-            .await?;
-        let mut keys: BTreeMap<String, usize> = page
-            .contents
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|object| Some((object.key?, 0)))
-            .collect();
-        let page = self
-            .s3
-            .list_object_versions()
-            .bucket(bucket)
-            .prefix(prefix)
-            .send()
-            .await?;
-        for version in page.versions.unwrap_or_default() {
-            if let Some(count) = version.key.and_then(|key| keys.get_mut(&key)) {
-                *count += 1;
-            }
-        }
-        Ok(keys)
+        let bucket = self.bucket(bucket);
+        let keys = bucket.keys_below(prefix).await?;
+        let mut versions = bucket.versions_below(prefix).await?;
+        versions.retain(|key, _| keys.contains(key));
+        Ok(versions)
     }
 
-    pub(super) async fn object(&self, bucket: &str, key: &str) -> Result<Vec<u8>> {
-        let object = self.s3.get_object().bucket(bucket).key(key).send().await;
-        Ok(object
-            .with_context(|| key.to_owned())?
-            .body
-            .collect()
-            .await?
-            .to_vec())
+    pub(super) fn bucket(&self, name: &str) -> Bucket {
+        Bucket::of(self.env.gateway, name)
     }
 }
 

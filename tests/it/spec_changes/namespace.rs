@@ -1,15 +1,15 @@
 //! Deletion after the loss of something else: the namespace with its Secrets, or the bucket.
 
 use anyhow::{Result, ensure};
-use eventexport::simulator::{Effect, Fault, RequestKind, Simulator};
+use eventexport::simulator::{RequestKind, Simulator};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use super::fixture::{ChangeFixture, service_settings};
-use super::invariants;
 use super::phases::LifecyclePhase;
-use crate::bed::Gateway;
-use crate::operator::{eventually, get, kubectl};
+use crate::operator::{eventually, kubectl, wait_gone};
+use crate::testkit::environment::no_session_left;
+use crate::testkit::service::{delay, refuse};
 
 /// Delay of a download, so that it is always in progress.
 const DOWNLOAD_DELAY_MS: u64 = 50_000;
@@ -17,10 +17,7 @@ const DOWNLOAD_DELAY_MS: u64 = 50_000;
 /// Starts a service with slow downloads.
 async fn slow_service() -> Result<Simulator> {
     let simulator = Simulator::start(service_settings()).await?;
-    let late = Effect::Delay {
-        millis: DOWNLOAD_DELAY_MS,
-    };
-    simulator.add_fault(Fault::new("late", late, &[RequestKind::Download]));
+    simulator.add_fault(delay(DOWNLOAD_DELAY_MS, &[RequestKind::Download]));
     Ok(simulator)
 }
 
@@ -40,8 +37,7 @@ async fn wait_transferring(fixture: &ChangeFixture, name: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
-    let mut fixture = ChangeFixture::start("leaving").await?;
-    fixture.operators.lease_namespace = "default".to_owned();
+    let fixture = ChangeFixture::start("leaving").await?;
     let (moving, resting) = (slow_service().await?, Simulator::start(service_settings()).await?);
     let bucket = fixture.namespace().to_owned();
     for (name, simulator) in [("moving", &moving), ("resting", &resting)] {
@@ -49,7 +45,7 @@ async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
             .create(name, &spec(&fixture, name, &bucket, simulator))
             .await?;
     }
-    let operator = fixture.operator(&[]).await?;
+    let operator = fixture.operator().lease_namespace("default").start().await?;
     wait_transferring(&fixture, "moving").await?;
     let complete = |live: Option<&Value>| live.is_some_and(|live| LifecyclePhase::Complete.is(live));
     fixture
@@ -59,19 +55,13 @@ async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
 
     // The service refuses to delete the session at first, so that the retry happens when nothing new can be created
     // in the namespace and the Secrets are gone.
-    let (message, status) = ("not now".to_owned(), 500);
-    let refuses = Effect::Status {
-        status,
-        retry_after: None,
-        message,
-    };
-    moving.add_fault(Fault::new("kept", refuses, &[RequestKind::Delete]));
+    moving.add_fault(refuse(500, "not now", &[RequestKind::Delete]));
     for name in ["tracker", "bucket"] {
         fixture.secrets.delete(name, &DeleteParams::default()).await?;
     }
     let namespace = fixture.namespace().to_owned();
     let delete = ["delete", "namespace", &namespace, "--wait=false"];
-    kubectl(fixture.operators.cluster, &delete).await?;
+    kubectl(fixture.env.cluster, &delete).await?;
     let releasing = || {
         operator
             .lines()
@@ -86,11 +76,11 @@ async fn a_namespace_deleted_during_exports_leaves_no_session() -> Result<()> {
     moving.set_faults(Vec::new());
     eventually("the namespace is gone", async || {
         let path = format!("/api/v1/namespaces/{namespace}");
-        Ok(fixture.operators.cluster.get(&path).await?.is_none())
+        Ok(fixture.env.cluster.get(&path).await?.is_none())
     })
     .await?;
-    invariants::no_session_left(&moving)?;
-    invariants::no_session_left(&resting)?;
+    no_session_left(&moving)?;
+    no_session_left(&resting)?;
 
     // A terminating namespace that refuses new objects is not reported as a failure.
     let failed: Vec<Value> = operator
@@ -113,24 +103,19 @@ async fn a_deleted_export_without_its_bucket_still_deletes_its_session() -> Resu
     let fixture = ChangeFixture::start("bucketless").await?;
     let simulator = slow_service().await?;
     let bucket = format!("{}-lost", fixture.namespace());
-    fixture.s3.create_bucket().bucket(&bucket).send().await?;
+    fixture.env.gateway.create_bucket(&bucket).await?;
     fixture
         .create("june", &spec(&fixture, "june", &bucket, &simulator))
         .await?;
-    let operator = fixture.operator(&[]).await?;
+    let operator = fixture.operator().start().await?;
     wait_transferring(&fixture, "june").await?;
 
     // A user removes the bucket's folder.
-    std::fs::remove_dir_all(Gateway::shared().await.folder().join("objects").join(&bucket))?;
+    std::fs::remove_dir_all(fixture.env.gateway.folder().join("objects").join(&bucket))?;
     fixture.delete("june", &DeleteParams::default()).await?;
-    eventually("it goes", async || {
-        Ok(get(fixture.operators.cluster, fixture.namespace(), "june")
-            .await?
-            .is_none())
-    })
-    .await?;
+    wait_gone(fixture.env.cluster, fixture.namespace(), "june").await?;
     // The session was known from memory.
-    invariants::no_session_left(&simulator)?;
+    no_session_left(&simulator)?;
     ensure!(operator.leads().await);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use eventexport::simulator::{DEFAULT_API_KEY, Effect, Fault, RequestKind, Simulator};
+use eventexport::simulator::{DEFAULT_API_KEY, RequestKind, Simulator};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
@@ -12,7 +12,9 @@ use super::fixture::{ChangeFixture, other_credentials, service_settings};
 use super::phases::{LifecyclePhase, is_at_rest};
 use super::{invariants, merge};
 use crate::operator::{condition, has_finalizer};
+use crate::testkit::environment::no_session_left;
 use crate::testkit::proxy::{ProxiedPeer, Proxy, Rules};
+use crate::testkit::service::{delay, refuse};
 
 /// Delay of a download that has to be in progress for a while: shorter than the client's timeout.
 const DOWNLOAD_DELAY_MS: u64 = 25_000;
@@ -61,34 +63,19 @@ impl<'a> ChangeCaseRunner<'a> {
         let before = (case.setup)(&runner.context(&runner.other_endpoint.endpoint()));
         merge(&mut runner.spec, &before);
         if phase.downloads() {
-            let late = Effect::Delay {
-                millis: DOWNLOAD_DELAY_MS,
-            };
-            runner
-                .simulator
-                .add_fault(Fault::new("late", late, &[RequestKind::Download]));
+            let late = delay(DOWNLOAD_DELAY_MS, &[RequestKind::Download]);
+            runner.simulator.add_fault(late);
         }
         if phase == LifecyclePhase::Deleting {
-            let (message, status) = ("not now".to_owned(), 500);
-            let refuses = Effect::Status {
-                status,
-                retry_after: None,
-                message,
-            };
-            runner
-                .simulator
-                .add_fault(Fault::new("kept", refuses, &[RequestKind::Delete]));
+            let kept = refuse(500, "not now", &[RequestKind::Delete]);
+            runner.simulator.add_fault(kept);
         }
         if matches!(
             case.change,
             ResourceChange::ChangeAndRevert | ResourceChange::SuspendAndResume | ResourceChange::ForceReplace
         ) {
-            let slow = Effect::Delay {
-                millis: DELETE_DELAY_MS,
-            };
-            runner
-                .simulator
-                .add_fault(Fault::new("slow", slow, &[RequestKind::Delete]));
+            let slow = delay(DELETE_DELAY_MS, &[RequestKind::Delete]);
+            runner.simulator.add_fault(slow);
         }
         if phase != LifecyclePhase::Failed {
             runner.own_secret().await?;
@@ -175,7 +162,7 @@ impl<'a> ChangeCaseRunner<'a> {
         // A manually removed finalizer does not wait for a service that refuses to delete a session.
         let cut_off = removed && matches!(self.case.change, ResourceChange::RemoveFinalizer);
         if !cut_off {
-            invariants::no_session_left(&self.simulator)?;
+            no_session_left(&self.simulator)?;
         }
         let tampers = matches!(
             self.case.change,
@@ -485,7 +472,7 @@ impl<'a> ChangeCaseRunner<'a> {
             Expectation::Store(text) => {
                 let text = text.to_ascii_lowercase();
                 let own = format!("/{prefix}/");
-                let requests = self.fixture.operators.store.requests();
+                let requests = self.fixture.env.store.requests();
                 requests.iter().any(|request| {
                     (request.line.contains(&own) || request.line.contains(&own.replace('/', "%2F")))
                         && request.headers.to_ascii_lowercase().contains(&text)
@@ -494,7 +481,8 @@ impl<'a> ChangeCaseRunner<'a> {
             Expectation::Receipt(pointer, value) => {
                 let mut found = false;
                 for key in keys.keys().filter(|key| key.ends_with(".receipt.json")) {
-                    let receipt: Value = serde_json::from_slice(&self.fixture.object(&bucket, key).await?)?;
+                    let receipt: Value =
+                        serde_json::from_slice(&self.fixture.bucket(&bucket).get(key).await?)?;
                     found |= receipt.pointer(pointer).is_some_and(|there| there == value);
                 }
                 found
@@ -509,7 +497,7 @@ impl<'a> ChangeCaseRunner<'a> {
             Expectation::Manifest(text) => {
                 let mut found = false;
                 for key in keys.keys().filter(|key| key.contains("/_manifests/")) {
-                    found |= String::from_utf8(self.fixture.object(&bucket, key).await?)?.contains(text);
+                    found |= String::from_utf8(self.fixture.bucket(&bucket).get(key).await?)?.contains(text);
                 }
                 found || is_continuous(last)
             }

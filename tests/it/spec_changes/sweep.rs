@@ -42,9 +42,8 @@ async fn sweep(name: &str, cases: &[ChangeCase], cells: &[(usize, LifecyclePhase
         done?;
     }
     // Enough capacity to keep all of them downloading at once.
-    let operator = fixture
-        .operator(&["--windows", "128", "--pool-mib", "1024"])
-        .await?;
+    let capacity = ["--windows", "128", "--pool-mib", "1024"];
+    let operator = fixture.operator().args(&capacity).start().await?;
     let outcome = join_all(runners.iter().map(ChangeCaseRunner::run)).await;
     let mut outcomes = CaseOutcomes::new();
     let mut wrong = String::new();

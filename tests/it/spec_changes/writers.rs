@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::fixture::{ChangeFixture, service_settings};
 use super::invariants;
 use super::phases::LifecyclePhase;
+use crate::operator::apply;
+use crate::testkit::environment::no_session_left;
 
 const NAME: &str = "june";
 
@@ -72,7 +74,7 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
         simulator: Simulator::start(service_settings()).await?,
         fixture,
     };
-    let operator = writers.fixture.operator(&[]).await?;
+    let operator = writers.fixture.operator().start().await?;
     let two = json!({ "parallelism": 2 });
     let applied = async |manager: &str, change: &Value, force: bool| {
         writers
@@ -85,15 +87,8 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
 
     // The same manifest by another manager, and by client-side apply: nothing changes.
     ensure!(applied("argo", &two, false).await? == 1);
-    let by_client = writers.manifest(&two).to_string();
-    let apply = ["apply", "-f", "-"];
-    writers
-        .fixture
-        .operators
-        .cluster
-        .kubectl(&apply, Some(&by_client))
-        .await
-        .success()?;
+    let by_client = writers.manifest(&two);
+    apply(writers.fixture.env.cluster, &by_client).await?;
     let live = writers.complete(1, 2).await?;
     ensure!(live["metadata"]["generation"] == 1);
 
@@ -109,14 +104,8 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
     writers.complete(2, 2).await?;
     // Flux drops the field, then all do: it returns to its default.
     ensure!(applied("flux", &json!({}), true).await? == 2);
-    let bare = writers.manifest(&json!({})).to_string();
-    writers
-        .fixture
-        .operators
-        .cluster
-        .kubectl(&apply, Some(&bare))
-        .await
-        .success()?;
+    let bare = writers.manifest(&json!({}));
+    apply(writers.fixture.env.cluster, &bare).await?;
     let generation = applied("argo", &json!({}), false).await?;
     let live = writers.complete(generation, 2).await?;
     ensure!(live["spec"]["parallelism"] == 4, "{}", live["spec"]);
@@ -161,6 +150,6 @@ async fn several_field_managers_cause_no_extra_work() -> Result<()> {
         "{}",
         live["status"]
     );
-    invariants::no_session_left(&writers.simulator)?;
+    no_session_left(&writers.simulator)?;
     invariants::check_history(&writers.fixture.history.versions(NAME), true)
 }

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::{Value, json};
 
-use super::fixture::{ResourceParams, SplitBrainFixture, eventually, wait_receipts};
+use super::fixture::{
+    check_archive, environment, eventually, export, operator, operator_of, receipts, wait_complete,
+    wait_receipts,
+};
 use crate::bed::Cluster;
-use crate::operator::{get, kubectl, patch};
+use crate::operator::{existing, kubectl, patch};
+use crate::testkit::environment::no_session_left;
 
 const DAYS: [&str; 2] = ["2018-06-01", "2018-06-14"];
 
@@ -26,26 +30,23 @@ fn settings() -> Settings {
 /// one.
 async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
     let (one, other) = (Cluster::shared().await, &Cluster::start().await?);
-    let namespace = one.namespace(name).await;
-    kubectl(other, &["create", "namespace", &namespace]).await?;
-    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
-    let params = ResourceParams {
-        namespace: &namespace,
-        name: "june",
-        days: DAYS,
-        prefix: "tracker",
-        parallelism: 4,
-    };
+    let env = environment(name, settings()).await?;
+    let namespace = &env.namespace;
+    kubectl(other, &["create", "namespace", namespace]).await?;
+    let june = export(&env, DAYS).set("parallelism", 4);
     let [id, other_id] = ids.map(|id| ["--cluster-id", id]);
-    let _first = fixture.operator(one, &namespace, &id).await?;
-    fixture.apply(one, &params).await?;
-    wait_receipts(&fixture, 1).await?;
-    let _second = fixture.operator(other, &namespace, &other_id).await?;
-    fixture.apply(other, &params).await?;
+    let _first = operator(&env).args(&id).start().await?;
+    june.apply(one).await?;
+    wait_receipts(&env, 1).await?;
+    let _second = operator_of(&env, other, namespace)
+        .args(&other_id)
+        .start()
+        .await?;
+    june.apply(other).await?;
     let mut held = Vec::new();
     eventually("everything is stored", async || {
         for cluster in [one, other] {
-            let object = get(cluster, &namespace, "june").await?.context("it is gone")?;
+            let object = existing(cluster, namespace, "june").await?;
             let conditions = object["status"]["conditions"]
                 .as_array()
                 .cloned()
@@ -53,29 +54,20 @@ async fn both(name: &str, ids: [&str; 2]) -> Result<Vec<String>> {
             let says = conditions.iter().filter(|one| one["reason"] == "HeldByOther");
             held.extend(says.map(|one| one["message"].as_str().unwrap_or_default().to_owned()));
         }
-        let seen = fixture.store.requests();
-        let stored = seen
-            .iter()
-            .filter(|seen| seen.succeeded() && seen.contains(&["PUT ", ".receipt.json"]));
-        Ok(stored.count() == 14)
+        Ok(receipts(&env) == 14)
     })
     .await?;
     // The next reconcile of a held window is minutes away; a change of the spec triggers it now.
     for cluster in [one, other] {
-        patch(
-            cluster,
-            &namespace,
-            "june",
-            &json!({ "spec": { "parallelism": 5 } }),
-        )
-        .await?;
+        let change = json!({ "spec": { "parallelism": 5 } });
+        patch(cluster, namespace, "june", &change).await?;
     }
     for cluster in [one, other] {
-        fixture.wait_complete(cluster, &params).await?;
+        wait_complete(cluster, &june).await?;
     }
-    fixture.check_archive("tracker", DAYS).await?;
-    fixture.source.no_session_left()?;
-    let ledger = fixture.source.simulator.ledger();
+    check_archive(&env, "tracker", DAYS).await?;
+    no_session_left(&env.simulator)?;
+    let ledger = env.simulator.ledger();
     println!(
         "{name}: {} sessions for 14 days, {} at once; held: {:#?}",
         ledger.opened,

@@ -13,8 +13,11 @@ use eventexport::simulator::{GzipSettings, Settings};
 use futures::{StreamExt as _, stream};
 use jiff::civil::{Date, date};
 
-use super::fixture::{ResourceParams, SplitBrainFixture, TIMEOUT, eventually, requests_since, wait_exit};
-use crate::bed::Cluster;
+use super::fixture::{
+    TIMEOUT, check_archive, environment, eventually, export, operator, requests_since, wait_complete,
+    wait_exit,
+};
+use crate::testkit::environment::no_session_left;
 use crate::testkit::proxy::{Action, Gate, ProxiedPeer, RequestMatcher, Rule};
 
 /// Concurrent exports; more would only wait for the processor.
@@ -114,19 +117,17 @@ async fn sweep(wanted: impl Fn(&&FreezeCase) -> bool) -> Result<()> {
 impl FreezeCase {
     /// Checks the promise; returns a one-line summary.
     async fn run(&self) -> Result<String> {
-        let cluster = Cluster::shared().await;
-        let namespace = cluster.namespace("frozen").await;
-        let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
+        let env = environment("frozen", settings()).await?;
         // Long enough for a delayed request; the other timings need not wait for it.
         let quiet = if self.timing == FreezeTiming::Meanwhile {
             "20s"
         } else {
             "1s"
         };
-        let args = ["--session-quiet", quiet];
-        let first = fixture.operator(cluster, &namespace, &args).await?;
+        let operator = || operator(&env).session_quiet(quiet);
+        let first = operator().start().await?;
         eventually("the first leads", async || Ok(first.leads().await)).await?;
-        let second = fixture.operator(cluster, &namespace, &args).await?;
+        let second = operator().start().await?;
         let delivery = Arc::<Gate>::default();
         let request = RequestMatcher::LineContains(self.peer, self.request.0.to_vec());
         let action = match self.timing {
@@ -136,25 +137,19 @@ impl FreezeCase {
             FreezeTiming::Receiving(bytes, until) => Action::CutReply(bytes, until),
         };
         let freeze = Rule::new(request, action).named(&"at").nth(self.request.1);
-        let frozen = fixture.store.arm(freeze.freeze(&first));
-        let params = ResourceParams {
-            namespace: &namespace,
-            name: "june",
-            days: DAYS,
-            prefix: "tracker",
-            parallelism: 1,
-        };
-        fixture.apply(cluster, &params).await?;
+        let frozen = env.rules.arm(freeze.freeze(&first));
+        let june = export(&env, DAYS).set("parallelism", 1);
+        env.apply(&june).await?;
         let frozen = tokio::time::timeout(TIMEOUT, frozen)
             .await
             .context("the request never came")???;
         let since = Instant::now();
         if self.timing == FreezeTiming::Meanwhile {
-            let begun = async || Ok(!requests_since(&fixture, second.id, since).is_empty());
+            let begun = async || Ok(!requests_since(&env, second.id, since).is_empty());
             eventually("the second exports", begun).await?;
             delivery.open();
         }
-        fixture.wait_complete(cluster, &params).await?;
+        wait_complete(env.cluster, &june).await?;
         let took = since.elapsed();
         delivery.open();
         // The released request arrives.
@@ -163,20 +158,17 @@ impl FreezeCase {
         first.signal("-CONT").await?;
         let code = wait_exit(&first).await?;
         ensure!(code == Some(1), "to be started again, not {code:?}; {frozen}");
-        let requests = requests_since(&fixture, first.id, awake);
+        let requests = requests_since(&env, first.id, awake);
         ensure!(
             requests.is_empty(),
             "frozen {frozen}; when it went on it sent {requests:#?}"
         );
-        let whole = fixture.check_archive("tracker", DAYS).await;
+        let whole = check_archive(&env, "tracker", DAYS).await;
         whole.with_context(|| format!("frozen {frozen}"))?;
-        fixture
-            .source
-            .no_session_left()
-            .with_context(|| format!("frozen {frozen}"))?;
-        fixture.wait_complete(cluster, &params).await?;
+        no_session_left(&env.simulator).with_context(|| format!("frozen {frozen}"))?;
+        wait_complete(env.cluster, &june).await?;
         // After a restart it is a candidate.
-        let again = fixture.operator(cluster, &namespace, &args).await?;
+        let again = operator().start().await?;
         eventually("it stands by", async || Ok(again.get("/readyz").await?.0 == 200)).await?;
         eventually("one of them leads", async || {
             Ok(second.leads().await != again.leads().await)
@@ -191,29 +183,21 @@ impl FreezeCase {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_frozen_while_idle_exits_and_repeats_nothing() -> Result<()> {
-    let cluster = Cluster::shared().await;
-    let namespace = cluster.namespace("rest").await;
-    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
-    let params = ResourceParams {
-        namespace: &namespace,
-        name: "june",
-        days: DAYS,
-        prefix: "tracker",
-        parallelism: 3,
-    };
-    let first = fixture.operator(cluster, &namespace, &[]).await?;
-    fixture.apply(cluster, &params).await?;
-    fixture.wait_complete(cluster, &params).await?;
+    let env = environment("rest", settings()).await?;
+    let june = export(&env, DAYS);
+    let first = operator(&env).start().await?;
+    env.apply(&june).await?;
+    wait_complete(env.cluster, &june).await?;
     first.signal("-STOP").await?;
-    let second = fixture.operator(cluster, &namespace, &[]).await?;
+    let second = operator(&env).start().await?;
     eventually("the second leads", async || Ok(second.leads().await)).await?;
     let awake = Instant::now();
     first.signal("-CONT").await?;
     ensure!(wait_exit(&first).await? == Some(1));
-    let requests = requests_since(&fixture, first.id, awake);
+    let requests = requests_since(&env, first.id, awake);
     ensure!(requests.is_empty(), "{requests:#?}");
-    fixture.wait_complete(cluster, &params).await?;
-    ensure!(fixture.source.simulator.ledger().opened == 3, "downloaded again");
-    fixture.check_archive("tracker", DAYS).await?;
-    fixture.source.no_session_left()
+    wait_complete(env.cluster, &june).await?;
+    ensure!(env.simulator.ledger().opened == 3, "downloaded again");
+    check_archive(&env, "tracker", DAYS).await?;
+    no_session_left(&env.simulator)
 }

@@ -8,9 +8,12 @@ use jiff::civil::date;
 use serde_json::json;
 use tokio::process::Child;
 
-use super::fixture::{ResourceParams, SplitBrainFixture, TIMEOUT, eventually, kill, wait_receipts};
-use crate::bed::Cluster;
-use crate::operator::{get, patch};
+use super::fixture::{
+    check_archive, environment, eventually, export, operator, wait_complete, wait_receipts,
+};
+use crate::testkit::command::{program_in, signal, wait_output};
+use crate::testkit::environment::{Environment, no_session_left};
+use crate::testkit::manifest::Manifest;
 
 const DAYS: [&str; 2] = ["2018-06-01", "2018-06-16"];
 
@@ -22,43 +25,29 @@ fn settings() -> Settings {
     }
 }
 
-fn run(fixture: &SplitBrainFixture, params: &ResourceParams<'_>) -> Result<Child> {
-    let file = fixture.file(params)?;
-    let state = fixture.folder.path().join("state");
-    let mut command = fixture.command(&["run", "-f", &file, "--output", "json", "--state-dir"]);
-    Ok(command.arg(state).stdout(std::process::Stdio::piped()).spawn()?)
-}
-
-fn params(namespace: &str) -> ResourceParams<'_> {
-    ResourceParams {
-        namespace,
-        name: "june",
-        days: DAYS,
-        prefix: "tracker",
-        parallelism: 3,
-    }
+fn run(env: &Environment, june: &Manifest) -> Result<Child> {
+    let folder = env.folder.path();
+    june.write(folder.join("june.yaml"));
+    Ok(program_in(folder, &["run", "-f", "june.yaml", "--output", "json"]).spawn()?)
 }
 
 /// The operator starts first, and the command is killed halfway.
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Result<()> {
-    let cluster = Cluster::shared().await;
-    let namespace = cluster.namespace("beside").await;
-    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
-    let params = params(&namespace);
-    let _operator = fixture.operator(cluster, &namespace, &[]).await?;
-    fixture.apply(cluster, &params).await?;
-    wait_receipts(&fixture, 1).await?;
-    let mut beside = run(&fixture, &params)?;
+    let env = environment("beside", settings()).await?;
+    let june = export(&env, DAYS);
+    let _operator = operator(&env).start().await?;
+    env.apply(&june).await?;
+    wait_receipts(&env, 1).await?;
+    let mut beside = run(&env, &june)?;
     // It dies while it holds a window.
-    let id = beside.id().context("it ended")?.to_string();
     let mut left = Vec::new();
     eventually("the command exports, too", async || {
-        signal("-STOP", &id).await?;
-        left = holders(&fixture).await?;
-        left.retain(|holder| !holder.contains(&namespace));
+        signal(&beside, "STOP").await;
+        left = holders(&env).await?;
+        left.retain(|holder| !holder.contains(&env.namespace));
         if left.is_empty() {
-            signal("-CONT", &id).await?;
+            signal(&beside, "CONT").await;
         }
         Ok(!left.is_empty())
     })
@@ -70,7 +59,7 @@ async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Resu
     // the deadline.
     let mut status = serde_json::Value::Null;
     eventually("the status tells", async || {
-        status = get(cluster, &namespace, "june").await?.context("it is gone")?["status"].clone();
+        status = env.object("june").await?["status"].take();
         let windows = &status["windows"];
         let rest = windows["wanted"].as_u64()
             == windows["stored"]
@@ -85,75 +74,53 @@ async fn windows_of_a_run_killed_beside_the_operator_are_in_the_status() -> Resu
     .await
     .with_context(|| format!("{left:?} {status:#}"))?;
     // A second run recognizes its own leftovers.
-    let again = tokio::time::timeout(TIMEOUT, run(&fixture, &params)?.wait_with_output()).await??;
-    ensure!(again.status.success(), "{again:?}");
-    patch(
-        cluster,
-        &namespace,
-        "june",
-        &json!({ "spec": { "parallelism": 4 } }),
-    )
-    .await?;
-    fixture.wait_complete(cluster, &params).await?;
-    fixture.check_archive("tracker", DAYS).await?;
-    fixture.source.no_session_left()
+    wait_output(run(&env, &june)?).await.expect_exit(0);
+    check_after_change(&env, &june).await
 }
 
 /// The command starts first, and the operator is killed halfway and restarted.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_beside_a_run_resumes_without_touching_its_windows() -> Result<()> {
-    let cluster = Cluster::shared().await;
-    let namespace = cluster.namespace("after").await;
-    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
-    let params = params(&namespace);
-    fixture.apply(cluster, &params).await?;
-    let beside = run(&fixture, &params)?;
-    wait_receipts(&fixture, 1).await?;
-    let operator = fixture.operator(cluster, &namespace, &[]).await?;
+    let env = environment("after", settings()).await?;
+    let june = export(&env, DAYS);
+    env.apply(&june).await?;
+    let beside = run(&env, &june)?;
+    wait_receipts(&env, 1).await?;
+    let first = operator(&env).start().await?;
     eventually("the operator exports, too", async || {
-        Ok(holders(&fixture)
+        Ok(holders(&env)
             .await?
             .iter()
-            .any(|holder| holder.contains(&namespace)))
+            .any(|holder| holder.contains(&env.namespace)))
     })
     .await?;
-    kill(operator).await?;
-    let _operator = fixture.operator(cluster, &namespace, &[]).await?;
-    let ran = tokio::time::timeout(TIMEOUT, beside.wait_with_output()).await??;
-    let stdout = String::from_utf8_lossy(&ran.stdout).into_owned();
-    ensure!(ran.status.success() || stdout.contains("HeldByOther"), "{ran:?}");
-    wait_receipts(&fixture, 16).await?;
-    patch(
-        cluster,
-        &namespace,
-        "june",
-        &json!({ "spec": { "parallelism": 4 } }),
-    )
-    .await?;
-    fixture.wait_complete(cluster, &params).await?;
-    fixture.check_archive("tracker", DAYS).await?;
-    fixture.source.no_session_left()
+    first.kill().await?;
+    let _second = operator(&env).start().await?;
+    let ran = wait_output(beside).await;
+    ensure!(ran.code == Some(0) || ran.out.contains("HeldByOther"), "{ran:?}");
+    wait_receipts(&env, 16).await?;
+    check_after_change(&env, &june).await
 }
 
-async fn signal(signal: &str, id: &str) -> Result<()> {
-    let kill = tokio::process::Command::new("kill")
-        .args([signal, id])
-        .status()
+/// Changes the spec, which triggers a reconcile; then the export is complete, and its archive is right.
+async fn check_after_change(env: &Environment, june: &Manifest) -> Result<()> {
+    env.patch("june", &json!({ "spec": { "parallelism": 4 } }))
         .await?;
-    ensure!(kill.success(), "kill {signal}: {kill}");
-    Ok(())
+    wait_complete(env.cluster, june).await?;
+    check_archive(env, "tracker", DAYS).await?;
+    no_session_left(&env.simulator)
 }
 
 /// Returns the holders of windows with a session, from the journal.
-async fn holders(fixture: &SplitBrainFixture) -> Result<Vec<String>> {
-    let keys = fixture.bucket.keys().await?;
+async fn holders(env: &Environment) -> Result<Vec<String>> {
+    let keys = env.bucket.keys().await?;
     let mut holders = Vec::new();
     for key in &keys {
         if let Some(attempt) = key.strip_suffix(".attempt.json")
             && keys
                 .iter()
                 .any(|key| key.starts_with(&format!("{attempt}.session.")))
-            && let Ok(bytes) = fixture.bucket.get(key).await
+            && let Ok(bytes) = env.bucket.get(key).await
         {
             let attempt: serde_json::Value = serde_json::from_slice(&bytes)?;
             holders.push(attempt["holder"].as_str().context("no holder")?.to_owned());

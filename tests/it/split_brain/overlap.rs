@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use eventexport::simulator::{DEFAULT_USER, Settings};
+use eventexport::simulator::{DEFAULT_USER, Settings, Simulator};
 use jiff::civil::date;
 use serde_json::json;
 
-use super::fixture::{ResourceParams, SplitBrainFixture, TappedService, wait_receipts};
+use super::fixture::{
+    check_archive, environment, export, operator, operator_of, wait_complete, wait_receipts,
+};
 use crate::bed::Cluster;
 use crate::operator::{patch, wait_conditions};
+use crate::testkit::environment::no_session_left;
 use crate::testkit::manifest::SPACE;
-use crate::testkit::proxy::Rules;
 
 fn settings() -> Settings {
     Settings {
@@ -25,124 +27,99 @@ fn settings() -> Settings {
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_of_overlapping_ranges_share_one_archive() -> Result<()> {
     let cluster = Cluster::shared().await;
-    let (here, there) = (cluster.namespace("here").await, cluster.namespace("there").await);
-    let fixture = SplitBrainFixture::start(&here, settings()).await?;
-    let params = |namespace, name, days| ResourceParams {
-        namespace,
-        name,
-        days,
-        prefix: "tracker",
-        parallelism: 3,
-    };
+    let there = cluster.namespace("there").await;
+    let env = environment("here", settings()).await?;
     let exports = [
-        params(here.as_str(), "first", ["2018-06-01", "2018-06-09"]),
-        params(here.as_str(), "second", ["2018-06-04", "2018-06-12"]),
-        params(there.as_str(), "first", ["2018-06-07", "2018-06-15"]),
+        export(&env, ["2018-06-01", "2018-06-09"]).name("first"),
+        export(&env, ["2018-06-04", "2018-06-12"]).name("second"),
+        export(&env, ["2018-06-07", "2018-06-15"]).namespace(&there),
     ];
-    for params in &exports {
-        fixture.apply(cluster, params).await?;
+    for export in &exports {
+        env.apply(export).await?;
     }
-    let _one = fixture.operator(cluster, &here, &[]).await?;
-    let _other = fixture.operator(cluster, &there, &[]).await?;
-    wait_receipts(&fixture, 15).await?;
+    let _one = operator(&env).start().await?;
+    let _other = operator_of(&env, cluster, &there).start().await?;
+    wait_receipts(&env, 15).await?;
     // The next reconcile of a held window is minutes away; a new process does it at once.
-    for params in &exports {
+    for export in &exports {
+        let [namespace, name] = export.key();
         let change = json!({ "spec": { "parallelism": 4 } });
-        patch(cluster, params.namespace, params.name, &change).await?;
-        fixture.wait_complete(cluster, params).await?;
+        patch(cluster, namespace, name, &change).await?;
+        wait_complete(cluster, export).await?;
     }
-    fixture
-        .check_archive("tracker", ["2018-06-01", "2018-06-15"])
-        .await?;
-    fixture.source.no_session_left()?;
-    ensure!(fixture.source.simulator.ledger().opened == 15);
+    check_archive(&env, "tracker", ["2018-06-01", "2018-06-15"]).await?;
+    no_session_left(&env.simulator)?;
+    ensure!(env.simulator.ledger().opened == 15);
     Ok(())
 }
 
 /// The same space of another service: the second export is refused for any days, and nothing is mixed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_of_one_source_takes_nothing_from_another() -> Result<()> {
-    let cluster = Cluster::shared().await;
-    let namespace = cluster.namespace("sources").await;
-    let fixture = SplitBrainFixture::start(&namespace, settings()).await?;
-    let other = TappedService::start(settings(), &Rules::new()).await?;
-    let params = |name, days| ResourceParams {
-        namespace: &namespace,
-        name,
-        days,
-        prefix: "tracker",
-        parallelism: 3,
-    };
+    let env = environment("sources", settings()).await?;
+    let other = Simulator::start(settings()).await?;
+    let other_endpoint = other.url().as_str().trim_end_matches('/');
     let days = ["2018-06-01", "2018-06-05"];
-    let _operator = fixture.operator(cluster, &namespace, &[]).await?;
-    let first = params("first", days);
-    fixture.apply(cluster, &first).await?;
-    fixture.wait_complete(cluster, &first).await?;
+    let _operator = operator(&env).start().await?;
+    let first = export(&env, days).name("first");
+    env.apply(&first).await?;
+    wait_complete(env.cluster, &first).await?;
     for (name, days) in [
         ("same", days),
         ("overlapping", ["2018-06-04", "2018-06-08"]),
         ("apart", ["2018-06-10", "2018-06-12"]),
     ] {
-        fixture.apply_from(cluster, &params(name, days), &other).await?;
+        let export = export(&env, days)
+            .name(name)
+            .set("source.endpoint", other_endpoint);
+        env.apply(&export.uaa()).await?;
         let states = [
             "False/SourceMismatch",
             "False/SourceMismatch",
             "False",
             "True/SourceMismatch",
         ];
-        let object = wait_conditions(cluster, &namespace, name, states).await?;
+        let object = wait_conditions(env.cluster, &env.namespace, name, states).await?;
         let conditions = object["status"]["conditions"].to_string();
-        for part in [
-            fixture.source.proxy.endpoint(),
-            other.proxy.endpoint(),
-            "another source".to_owned(),
-        ] {
-            ensure!(
-                conditions.contains(&part),
-                "{name}: {part} is not in {conditions}"
-            );
+        for part in [&env.tracker.endpoint(), other_endpoint, "another source"] {
+            ensure!(conditions.contains(part), "{name}: {part} is not in {conditions}");
         }
     }
-    let opened = other.simulator.ledger().opened;
+    let opened = other.ledger().opened;
     ensure!(opened == 0, "{opened} sessions of the other source were opened");
-    fixture.check_archive("tracker", days).await?;
-    fixture.source.no_session_left()
+    check_archive(&env, "tracker", days).await?;
+    no_session_left(&env.simulator)
 }
 
 /// Two nested prefixes: two archives of one space with one session limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn nested_archives_share_one_session_limit() -> Result<()> {
     let cluster = Cluster::shared().await;
-    let (here, there) = (cluster.namespace("outer").await, cluster.namespace("inner").await);
+    let there = cluster.namespace("inner").await;
     let mut settings = settings();
     // Fast to open and slow to download, so that they would hold 56 at once.
     settings.latency = Duration::from_millis(10);
     settings.bandwidth = Some(20_000);
-    let fixture = SplitBrainFixture::start(&here, settings).await?;
+    let env = environment("outer", settings).await?;
     let days = ["2018-06-01", "2018-06-24"];
-    let params = |namespace, prefix| ResourceParams {
-        namespace,
-        name: "june",
-        days,
-        prefix,
-        parallelism: 30,
-    };
-    let exports = [params(here.as_str(), "a"), params(there.as_str(), "a/b")];
+    let june = export(&env, days).set("parallelism", 30);
+    let outer = june.clone().set("destination.s3.prefix", "a");
+    let inner = june.namespace(&there).set("destination.s3.prefix", "a/b");
     // Manual sessions. An operator knows the other's sessions only from the list.
-    let manual_sessions = fixture.source.simulator.open_sessions_as(DEFAULT_USER, SPACE, 22);
-    let _one = fixture.operator(cluster, &here, &[]).await?;
-    let _other = fixture.operator(cluster, &there, &[]).await?;
-    for params in &exports {
-        fixture.apply(cluster, params).await?;
+    let manual_sessions = env.simulator.open_sessions_as(DEFAULT_USER, SPACE, 22);
+    let _one = operator(&env).start().await?;
+    let _other = operator_of(&env, cluster, &there).start().await?;
+    for export in [&outer, &inner] {
+        env.apply(export).await?;
     }
-    for params in &exports {
-        fixture.wait_complete(cluster, params).await?;
+    for export in [&outer, &inner] {
+        wait_complete(cluster, export).await?;
     }
-    for params in &exports {
-        fixture.check_archive(params.prefix, days).await?;
+    for prefix in ["a", "a/b"] {
+        check_archive(&env, prefix, days).await?;
     }
-    fixture.source.no_session_left()?;
-    let ledger = fixture.source.simulator.ledger();
+    no_session_left(&env.simulator)?;
+    let ledger = env.simulator.ledger();
     println!(
         "{} sessions, {} at once, {} refused",
         ledger.opened, ledger.max_open, ledger.refused_at_capacity
@@ -151,7 +128,7 @@ async fn nested_archives_share_one_session_limit() -> Result<()> {
         ledger.opened == 48 && ledger.other_users_open == 22 && ledger.max_open >= 28,
         "{ledger:#?}"
     );
-    let open = fixture.source.simulator.open_sessions();
+    let open = env.simulator.open_sessions();
     ensure!(
         manual_sessions
             .iter()

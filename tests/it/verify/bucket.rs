@@ -8,7 +8,7 @@ use eventexport::storage::{Crc64, ObjectClass, PutMode, PutOptions, S3Store, Sto
 use super::fixture::{ArchiveFixture, SPACE, simulator, text};
 use crate::bed::Gateway;
 use crate::testkit::bucket::{Bucket, fresh_bucket, gateway_settings};
-use crate::testkit::command::CommandOutput;
+use crate::testkit::command::{CommandOutput, bucket_env};
 
 struct ArchiveBucket {
     gateway: &'static Gateway,
@@ -40,12 +40,7 @@ impl ArchiveBucket {
     }
 
     fn keys(&self) -> [(&'static str, &'static str); 4] {
-        [
-            ("AWS_ACCESS_KEY_ID", self.gateway.access_key()),
-            ("AWS_SECRET_ACCESS_KEY", self.gateway.secret_key()),
-            ("AWS_REGION", Gateway::REGION),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ]
+        bucket_env(self.gateway)
     }
 
     async fn verify(&self, fixture: &ArchiveFixture, more: &[&str]) -> CommandOutput {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::fixture::{ArchiveFixture, SPACE, text};
-use crate::testkit::command::{CommandOutput, isolate, wait_output};
+use crate::testkit::command::{CommandOutput, isolate, run_command};
 use crate::testkit::process::program;
 
 /// Runs a line of a shell, with the program as `$E` and the root of the space as `$ROOT`.
@@ -17,7 +17,7 @@ async fn shell(line: &str, folder: &Path) -> CommandOutput {
     isolate(&mut command, folder);
     let root = folder.join(SPACE);
     command.args(["-c", line]).env("E", program()).env("ROOT", root);
-    wait_output(command.spawn().unwrap()).await
+    run_command(command).await
 }
 
 fn ids(output: &CommandOutput) -> BTreeSet<String> {

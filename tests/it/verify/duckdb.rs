@@ -8,8 +8,7 @@ use tokio::process::Command;
 
 use super::fixture::{ArchiveFixture, text};
 use crate::export::revisions::{archive_with_late_events, archive_with_late_events_and_hours};
-use crate::testkit::command::{isolate, run_command};
-use crate::testkit::process::program;
+use crate::testkit::command::run_in;
 
 /// Query of the documentation.
 fn documented() -> String {
@@ -101,10 +100,8 @@ async fn parquet_and_ocsf_have_as_many_events_as_cat_and_verify() {
         assert!(keys.iter().any(|found| found.ends_with(key)), "{key}: {keys:?}");
     }
     let program = async |arguments: &[&str]| {
-        let mut command = Command::new(program());
-        isolate(&mut command, fixture.folder.path());
-        command.args(arguments).arg(&root);
-        run_command(command).await.expect_exit(0)
+        let arguments = [arguments, &[text(&root)]].concat();
+        run_in(fixture.folder.path(), &arguments).await.expect_exit(0)
     };
     let lines = program(&["cat"]).await.out.lines().count();
     let verified = program(&["verify", "-o", "json"]).await.json();

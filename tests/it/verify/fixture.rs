@@ -8,12 +8,11 @@ use eventexport::archive::receipt::Sha256Digest;
 use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::testkit::command::{CommandOutput, isolate, run_command};
+use crate::testkit::command::{CommandOutput, Home, run_command};
+use crate::testkit::folder;
 use crate::testkit::manifest::{Manifest, secret};
-use crate::testkit::process::program;
 
 /// Prefix of the space in the archive.
 pub(crate) const SPACE: &str = "t/space=c1/scope=space/";
@@ -23,7 +22,7 @@ pub(super) const ACCOUNT: &str = "t/space=c1/scope=account/";
 
 /// Unmodified archive, and the keys that signed it.
 pub(crate) struct ArchiveFixture {
-    folder: TempDir,
+    home: Home,
 }
 
 impl CommandOutput {
@@ -55,7 +54,7 @@ impl ArchiveFixture {
 
     async fn create() -> Self {
         let fixture = Self {
-            folder: tempfile::tempdir().unwrap(),
+            home: Home::new().env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY),
         };
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
@@ -64,7 +63,7 @@ impl ArchiveFixture {
         fs::write(fixture.key("other"), other.public_key_pem()).unwrap();
 
         let simulator = simulator().await;
-        let to = fixture.folder.path().join("archive");
+        let to = fixture.home.path("archive");
         // As an earlier run leaves it after the day timed out twice.
         let split = to.join(SPACE).join("_journal/2018-06-04.split.json");
         fs::create_dir_all(split.parent().unwrap()).unwrap();
@@ -84,12 +83,11 @@ impl ArchiveFixture {
         .iter()
         .enumerate()
         {
-            let file = fixture.folder.path().join(format!("{n}.yaml"));
+            let file = fixture.home.path(&format!("{n}.yaml"));
             let destination = "s3: {bucket: audit, prefix: t}";
             fs::write(&file, fixture.manifest(&simulator, destination, exports)).unwrap();
             let arguments = ["run", "-f", text(&file), "--archive", text(&to)];
-            let output = fixture.program(&arguments, &[]).await;
-            assert_eq!(output.code, Some(0), "{output:?}");
+            fixture.program(&arguments, &[]).await.expect_exit(0);
         }
         fixture
     }
@@ -120,36 +118,32 @@ impl ArchiveFixture {
 
     /// Returns the file of the key: `private`, `public`, or `other` for another public key.
     pub(crate) fn key(&self, name: &str) -> PathBuf {
-        self.folder.path().join(format!("{name}.pem"))
+        self.home.path(&format!("{name}.pem"))
     }
 
     /// Returns the head of the chain of the space, `SEQ:SHA256`.
     pub(crate) fn head(&self) -> String {
-        let manifest = self.folder.path().join("archive").join(SPACE);
+        let manifest = self.home.path("archive").join(SPACE);
         let bytes = fs::read(manifest.join("_manifests/00000002.json")).unwrap();
         format!("2:{}", Sha256Digest::of(&bytes))
     }
 
     /// Returns the manifest of the first run.
     pub(super) fn file(&self) -> PathBuf {
-        self.folder.path().join("0.yaml")
+        self.home.path("0.yaml")
     }
 
     /// Copies the archive without the store's internal folder.
     pub(crate) fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().unwrap();
-        copy_folder(&self.folder.path().join("archive"), copy.path());
+        folder::copy(&self.home.path("archive/t"), &copy.path().join("t"));
         copy
     }
 
     /// Runs the program.
     pub(super) async fn program(&self, arguments: &[&str], environment: &[(&str, &str)]) -> CommandOutput {
-        let mut command = Command::new(program());
-        isolate(&mut command, self.folder.path());
-        command
-            .args(arguments)
-            .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY)
-            .envs(environment.iter().copied());
+        let mut command = self.home.command(arguments);
+        command.envs(environment.iter().copied());
         run_command(command).await
     }
 
@@ -180,20 +174,4 @@ pub(super) async fn simulator() -> Simulator {
 /// Returns a path as an argument.
 pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_name() == ".eventexport-tmp" {
-            continue;
-        }
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

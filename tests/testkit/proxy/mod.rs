@@ -6,6 +6,7 @@
 //! plain HTTP even if the peer uses TLS, unless a [`Wire`] asks for it.
 
 mod body;
+mod created;
 mod replies;
 mod rules;
 mod strip_header;
@@ -38,6 +39,7 @@ use self::replies::error_reply;
 use self::rules::{TriggeredRule, json_reply};
 use crate::bed::{Cluster, Gateway, http_client};
 
+pub(crate) use self::created::{created, creations};
 pub(crate) use self::replies::ErrorStatus;
 pub(crate) use self::rules::{
     Action, Gate, InjectionReceiver, KeptRule, ProxiedPeer, RecordedRequest, RequestMatcher, Rule, Rules,
@@ -178,11 +180,6 @@ impl Proxy {
         });
         std::fs::write(&path, config.to_string())?;
         Ok(path)
-    }
-
-    /// Rules and requests, with those of the proxies that share them.
-    pub(crate) fn rules(&self) -> &Arc<Rules> {
-        &self.rules
     }
 
     /// Returns the requests to this peer so far.
