@@ -1,8 +1,14 @@
 //! Decision step of a run: from the observed bucket and the retry state to the next actions. Pure: no I/O,
 //! no clock, no randomness, so that tables and properties can test it.
+//!
+//! The windows to start are planned here; what is left behind, late events, damage and documents below.
 
+mod damage;
+mod documents;
 #[cfg(test)]
 mod fixture;
+mod late_events;
+mod leftovers;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -13,22 +19,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::checkpoint::{incomplete_at, is_due, latest_at};
 use super::document_task::{DocumentKind, DocumentTask};
 use super::failure::{Failure, FailureScope, Problem, RetryClass};
-use super::manifest::periods::periods;
-use super::report::digest;
-use super::retry_state::{RECHECK_ATTEMPTS_MAX, RetryEntry, RetryState};
+use super::retry_state::{RetryEntry, RetryState};
 use super::spec::{ExportSpec, RetryPolicy};
-use super::timestamp::next_document;
 use crate::api::Reason;
 use crate::archive::counts::DayListing;
-use crate::archive::coverage::{
-    self, Confirmation, Coverage, Damage, Expectation, Growth, ListingComparison,
-};
-use crate::archive::layout::{AttemptId, Key};
-use crate::archive::listing::{AttemptFacts, Journal, LateFacts, overlap};
-use crate::archive::records::{AttemptRecord, ChangedRecord, RangeRecord};
+use crate::archive::coverage::{self, Confirmation, Coverage, Damage, Expectation, Growth};
+use crate::archive::layout::AttemptId;
+use crate::archive::listing::{AttemptFacts, Journal, overlap};
+use crate::archive::records::AttemptRecord;
 use crate::archive::window::{HourSet, Window};
 
 /// Interval between bucket listings while other holders export windows: 5 min. They may finish long before
@@ -208,112 +208,6 @@ impl<'a> DecisionBuilder<'a> {
 
     fn is_accepted(&self, window: Window) -> bool {
         self.observation.export.in_accepted_gap(window.date())
-    }
-
-    /// Plans recovery of idle own attempts and of attempts past their deadline, and adoption of orphaned objects.
-    fn plan_leftovers(&mut self) {
-        self.plan_recovery();
-        self.plan_adoption();
-    }
-
-    fn plan_recovery(&mut self) {
-        let RunObservation {
-            journal,
-            active,
-            in_progress,
-            export,
-            ..
-        } = *self.observation;
-        let mut session_unknown: Vec<AttemptId> = Vec::new();
-        // Another shard recovers the leftovers of its own days.
-        let own_attempts = journal
-            .attempts
-            .iter()
-            .filter(|(id, _)| export.shard.contains(id.window.date()));
-        for (id, facts) in own_attempts {
-            if let Some(error) = &facts.unreadable {
-                // Its holder is unknown: it is neither recovered nor ignored.
-                let reason = Failure::from(error).reason;
-                self.add_problem(
-                    reason,
-                    error.to_string(),
-                    Some(id.window),
-                    RetryClass::Manual,
-                    None,
-                );
-                continue;
-            }
-            // Recovery searches for its session among those that are open.
-            let needs_search = facts.record.is_some() && facts.sessions.is_empty() && !facts.prepared;
-            if in_progress.contains(id) {
-                if needs_search && !active.contains(&id.window) {
-                    session_unknown.push(*id);
-                }
-                continue;
-            }
-            if let Some(record) = &facts.record
-                && record.holder != export.holder
-                && record.deadline > self.observation.store_now
-            {
-                self.wake_at(self.to_local_clock(record.deadline));
-            } else if needs_search {
-                session_unknown.push(*id);
-            } else {
-                self.recover(*id);
-            }
-        }
-        // Latest first, one at a time: the session found for it is no candidate for earlier ones.
-        let latest = session_unknown.into_iter().max_by_key(|id| id.ulid);
-        if let Some(id) = latest.filter(|id| !in_progress.contains(id)) {
-            self.recover(id);
-        }
-    }
-
-    fn recover(&mut self, id: AttemptId) {
-        let RunObservation {
-            retry_state,
-            export,
-            now,
-            ..
-        } = *self.observation;
-        match retry_state.unrecovered.get(&id) {
-            Some(entry) if entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy) => {
-                self.report_failure(Some(id.window), entry);
-            }
-            _ => self.decision.recover.push(id),
-        }
-    }
-
-    fn plan_adoption(&mut self) {
-        let RunObservation {
-            journal,
-            retry_state,
-            export,
-            ..
-        } = *self.observation;
-        let orphaned: Vec<Window> = journal
-            .orphaned_objects()
-            .filter(|window| self.wanted.intersects(*window) && !self.is_accepted(*window))
-            .collect();
-        for window in orphaned {
-            if retry_state.foreign_objects.contains(&window) {
-                let key = export.root.key(&Key::Events(window)).unwrap_or_default();
-                let message = format!(
-                    "{key} has no receipt and was not written by eventexport: move the object away, or accept the gap in spec.acceptedGaps"
-                );
-                self.add_problem(
-                    Reason::ForeignObject,
-                    message,
-                    Some(window),
-                    RetryClass::Manual,
-                    None,
-                );
-            } else if self.backing_off {
-                self.has_due = true;
-            } else if !self.report_if_backing_off(window) {
-                self.decision.adopt.push(window);
-            }
-        }
     }
 
     fn plan_windows(&mut self) {
@@ -506,142 +400,6 @@ impl<'a> DecisionBuilder<'a> {
         journal.has_unreadable_attempt(window) || unrecovered.any(|id| overlap(id.window, window))
     }
 
-    /// Compares the stored days with the newest counts of the service, and plans to download those that have grown.
-    fn plan_recheck(&mut self) {
-        let RunObservation {
-            export,
-            journal,
-            counts,
-            recheck_due,
-            now,
-            ..
-        } = *self.observation;
-        if self.source_differs {
-            return;
-        }
-        let accepted = |window: &Window| !self.is_accepted(*window) && self.wanted.intersects(*window);
-        let changed: Vec<_> = coverage::changed_windows(journal, Some(&export.source))
-            .filter(|(window, ..)| accepted(window))
-            .collect();
-        for (window, stored, late) in changed {
-            self.report_changed(window, stored, &late);
-        }
-        let stored = self.coverage.covered.intersection(&self.wanted);
-        let stored = stored.days().any(|(day, _)| export.rechecks(day, now));
-        self.decision.recheck = recheck_due && stored;
-        if stored {
-            self.report_recheck_failure();
-        }
-        let Some(counts) = counts else { return };
-        let rechecks = |day| export.rechecks(day, now);
-        let ListingComparison { grown, confirmed } =
-            coverage::compare_with_listing(journal, &export.source, counts, rechecks);
-        for (date, growth) in &grown {
-            self.plan_revision(*date, growth);
-        }
-        self.report_export_backoff();
-        self.decision.confirm = confirmed
-            .into_iter()
-            .filter(|confirmation| !self.backing_off && !self.has_leftovers(confirmation.window))
-            .filter(|confirmation| !self.is_confirmation_delayed(confirmation.window))
-            .collect();
-        self.decision.coverage.grown = grown;
-    }
-
-    /// Reports that the service does not give its newest counts, once no attempt is left: a run that has an end must not
-    /// take the stored days for complete. The operator asks again a day later.
-    fn report_recheck_failure(&mut self) {
-        let RunObservation {
-            retry_state, export, ..
-        } = *self.observation;
-        let Some(entry) = &retry_state.recheck else { return };
-        if entry.failure_count < RECHECK_ATTEMPTS_MAX {
-            self.retry_pending = true;
-        } else if export.retry_policy != RetryPolicy::Forever {
-            let message = format!(
-                "cannot compare the stored days with the newest counts of the service: {}; set spec.recheck.enabled to \
-                 false if late events are not wanted",
-                entry.failure.describe(&export.setting_names)
-            );
-            self.add_problem(entry.failure.reason, message, None, RetryClass::Retry(None), None);
-        }
-    }
-
-    /// True if a window has a failure to wait for, or is in work.
-    fn is_confirmation_delayed(&self, window: Window) -> bool {
-        let RunObservation {
-            active,
-            retry_state,
-            export,
-            now,
-            ..
-        } = *self.observation;
-        let failed = retry_state.windows.get(&window);
-        let waits = |entry: &RetryEntry| entry.is_backing_off(now) || entry.is_exhausted(export.retry_policy);
-        active.iter().any(|running| overlap(*running, window)) || failed.is_some_and(waits)
-    }
-
-    /// Plans to download the windows of a day with late events, or reports why not.
-    fn plan_revision(&mut self, date: Date, growth: &Growth) {
-        let RunObservation {
-            active,
-            retry_state,
-            journal,
-            ..
-        } = *self.observation;
-        let mut tried = true;
-        for &window in &growth.windows {
-            if retry_state.rechecked.get(&window) == Some(&growth.reported) {
-                continue;
-            }
-            tried = false;
-            let changed = |late: &LateFacts| late.changed.is_some() && late.reported == growth.reported;
-            let known = journal.late.get(&window).and_then(Option::as_ref);
-            if known.is_some_and(changed) || active.iter().any(|running| overlap(*running, window)) {
-                continue;
-            }
-            if self.report_if_held_by_other(window) || self.has_leftovers(window) {
-                continue;
-            }
-            self.has_due = true;
-            if self.report_if_backing_off(window) {
-                continue;
-            }
-            if !self.backing_off && self.free > 0 {
-                self.free -= 1;
-                self.decision.revise.push(window);
-            }
-        }
-        if tried {
-            let Growth { stored, reported, .. } = growth;
-            let message = format!(
-                "{date}: {stored} events are stored, and the service reports {reported}, but its hours, downloaded again, have no more"
-            );
-            let day = Some(Window::day(date));
-            self.add_problem(Reason::Short, message, day, RetryClass::Manual, None);
-        }
-    }
-
-    /// Reports a window whose later body lacks stored events.
-    fn report_changed(&mut self, window: Window, stored: u64, late: &LateFacts) {
-        let Some(ChangedRecord { events, missing }) = late.changed else {
-            return;
-        };
-        let message = format!(
-            "{window}: {stored} events are stored; the service now reports {}, and sends {events} that lack {missing} of \
-             the stored ones; nothing was replaced",
-            late.reported
-        );
-        self.add_problem(
-            Reason::DayChanged,
-            message,
-            Some(window),
-            RetryClass::Manual,
-            None,
-        );
-        self.decision.coverage.changed.insert(window);
-    }
-
     /// Windows to export for a day: the day itself if no hour of it is covered and it was not split, otherwise
     /// the missing hours.
     fn missing_windows(&self, day: Window) -> Vec<Window> {
@@ -653,60 +411,6 @@ impl<'a> DecisionBuilder<'a> {
         Window::split(day.date())
             .filter(|hour| !self.coverage.covered.contains(*hour))
             .collect()
-    }
-
-    /// Reports windows with data that does not count, each with its own reason. Other windows are not affected.
-    fn report_damage(&mut self) {
-        let RunObservation { journal, export, .. } = *self.observation;
-        // Includes days that this export does not want: an archive has one source.
-        if let Some((window, source)) = journal.other_source(&export.source) {
-            let message = format!(
-                "the archive belongs to another source: the receipt of {window} names {source}, this export reads \
-                 from {}; nothing is written until they match",
-                export.source
-            );
-            self.add_problem(Reason::SourceMismatch, message, None, RetryClass::Manual, None);
-        }
-        let damaged: Vec<(Window, Reason, String)> = self
-            .coverage
-            .damaged
-            .iter()
-            .filter(|(window, damage)| match damage {
-                // Reported above; adopted or reported as foreign.
-                Damage::OtherSource(_) | Damage::Orphaned => false,
-                // Reported as a failure, or downloaded again.
-                Damage::Short { .. } if self.is_revised(**window) => false,
-                _ => {
-                    let covered = self.coverage.covered.contains(**window);
-                    self.wanted.intersects(**window) && !covered && !self.is_accepted(**window)
-                }
-            })
-            .map(|(window, damage)| {
-                (
-                    *window,
-                    damage.reason(),
-                    damage_message(export, journal, *window, damage),
-                )
-            })
-            .collect();
-        for (window, reason, message) in damaged {
-            self.add_problem(reason, message, Some(window), RetryClass::Manual, None);
-        }
-    }
-
-    /// True if a window is downloaded again, or waits for that.
-    fn is_revised(&self, window: Window) -> bool {
-        let RunObservation {
-            retry_state, active, ..
-        } = *self.observation;
-        let failed = retry_state.windows.get(&window);
-        let reported = failed.is_some_and(|entry| self.has_problem(window, entry.failure.reason));
-        reported || active.contains(&window) || self.decision.revise.contains(&window)
-    }
-
-    fn has_problem(&self, window: Window, reason: Reason) -> bool {
-        let mut problems = self.decision.problems.iter();
-        problems.any(|problem| problem.window == Some(window) && problem.reason == reason)
     }
 
     fn finish(mut self) -> RunDecision {
@@ -755,10 +459,7 @@ impl<'a> DecisionBuilder<'a> {
             && self.decision.open_attempts.is_empty();
         self.decision.complete =
             self.decision.finished && export.end.is_some() && self.coverage.not_due.is_empty();
-        self.plan_manifest();
-        self.plan_checkpoint();
-        self.plan_timestamp();
-        self.plan_report();
+        self.plan_document();
         let decision = &self.decision;
         let idle = self.is_quiet() && writing.is_empty() && decision.document.is_none();
         let retry_times: Vec<Timestamp> = decision
@@ -776,161 +477,6 @@ impl<'a> DecisionBuilder<'a> {
         self.decision
     }
 
-    /// Plans the check of the remembered head, and then the manifest of the first closed period that is not known to have
-    /// one. A period is closed when every window is covered (by all shards together) or accepted and no session of it is
-    /// open, whatever other periods miss.
-    fn plan_manifest(&mut self) {
-        let RunObservation {
-            export,
-            retry_state,
-            now,
-            ..
-        } = *self.observation;
-        let task = if retry_state.head_due {
-            Some(DocumentTask::CheckHead)
-        } else {
-            let due = periods(export, now).into_iter().find(|period| {
-                !retry_state.sealed.contains(period)
-                    && !self.decision.revise.iter().any(|window| period.contains(*window))
-                    && self.has_no_open_session(*period)
-                    && self.is_fully_covered(*period)
-            });
-            due.map(DocumentTask::Manifest)
-        };
-        let Some(task) = task else { return };
-        self.decision.finished = false;
-        self.decision.complete = false;
-        self.decision.sealing = true;
-        if self.must_wait(DocumentKind::Manifest) {
-            return;
-        }
-        if self.backing_off {
-            // Already reported if a window waits for it too.
-            if let Some(export_backoff) = retry_state.export_backoff.as_ref().filter(|_| !self.has_due) {
-                self.report_failure(None, export_backoff);
-            }
-        } else if !self.report_if_document_delayed(DocumentKind::Manifest) {
-            self.decision.document = Some(task);
-        }
-    }
-
-    /// Plans the checkpoint of the day: not while the remembered head is missing.
-    fn plan_checkpoint(&mut self) {
-        let RunObservation {
-            export,
-            journal,
-            retry_state,
-            store_now,
-            signs,
-            ..
-        } = *self.observation;
-        let waits = retry_state.head_due || self.must_wait(DocumentKind::Checkpoint);
-        let Some(day) = is_due(export, journal, store_now, signs).filter(|_| !waits) else {
-            return;
-        };
-        // What is stored until then is counted.
-        let wait_until = if !self.is_quiet() {
-            latest_at(day)
-        } else if self.decision.coverage.missing.is_empty() {
-            Timestamp::MIN
-        } else {
-            incomplete_at(day)
-        };
-        if store_now < wait_until {
-            self.wake_at(self.to_local_clock(wait_until));
-        } else if !self.report_if_document_delayed(DocumentKind::Checkpoint) && !self.backing_off {
-            self.decision.document = Some(DocumentTask::Checkpoint(day));
-        }
-    }
-
-    /// Plans the next time stamp.
-    fn plan_timestamp(&mut self) {
-        let RunObservation { journal, stamps, .. } = *self.observation;
-        if stamps
-            && !self.must_wait(DocumentKind::Timestamp)
-            && let Some(document) = next_document(journal)
-            && !self.report_if_document_delayed(DocumentKind::Timestamp)
-        {
-            self.decision.document = Some(DocumentTask::Timestamp(document));
-        }
-    }
-
-    /// Plans the report on an archive that has changed since the last one: once nothing is being stored or written, and
-    /// from time to time before.
-    fn plan_report(&mut self) {
-        let RunObservation {
-            export,
-            journal,
-            retry_state,
-            now,
-            ..
-        } = *self.observation;
-        if !export.report
-            || self.source_differs
-            || self.must_wait(DocumentKind::Report)
-            || self.report_if_document_delayed(DocumentKind::Report)
-        {
-            return;
-        }
-        // The last one of a run that ends.
-        let ends = export.retry_policy != RetryPolicy::Forever && !self.retry_pending;
-        let quiet = self.is_quiet();
-        let due_at = retry_state.report.due_at(quiet, ends);
-        if !quiet && now < due_at {
-            return;
-        }
-        let archive = digest(export, journal, now);
-        if retry_state.report.about == Some(archive) && journal.has_report {
-            return;
-        }
-        if now < due_at {
-            self.wake_at(due_at);
-            self.retry_pending = true;
-        } else {
-            self.decision.document = Some(DocumentTask::Report(archive));
-        }
-    }
-
-    /// True if a document waits for one before it, or for itself: planned or being written.
-    fn must_wait(&self, kind: DocumentKind) -> bool {
-        self.decision.document.is_some() || self.observation.writing.range(..=kind).next().is_some()
-    }
-
-    /// Returns true, and reports the failure, if a document waits for a retry or has no attempts left. Nothing depends on
-    /// time stamps and reports: they fail no run that has an end, and are tried without a limit.
-    fn report_if_document_delayed(&mut self, kind: DocumentKind) -> bool {
-        let RunObservation {
-            export,
-            retry_state,
-            now,
-            ..
-        } = *self.observation;
-        let Some(entry) = retry_state.documents.get(&kind) else {
-            return false;
-        };
-        let backing_off = entry.is_backing_off(now);
-        match kind {
-            DocumentKind::Manifest | DocumentKind::Checkpoint => {
-                let delayed = backing_off || entry.is_exhausted(export.retry_policy);
-                if delayed {
-                    self.report_failure(None, entry);
-                }
-                delayed
-            }
-            DocumentKind::Timestamp | DocumentKind::Report => {
-                if backing_off {
-                    let message = entry.failure.describe(&export.setting_names);
-                    let class = RetryClass::Wait(Some(entry.retry_at));
-                    self.add_problem(entry.failure.reason, message, None, class, None);
-                    self.wake_at(entry.retry_at);
-                    self.retry_pending |=
-                        kind == DocumentKind::Report && export.retry_policy == RetryPolicy::Forever;
-                }
-                backing_off
-            }
-        }
-    }
-
     /// True if nothing is being stored or about to be.
     fn is_quiet(&self) -> bool {
         let RunObservation {
@@ -946,33 +492,6 @@ impl<'a> DecisionBuilder<'a> {
             && decision.recover.is_empty()
             && decision.split.is_empty()
             && decision.adopt.is_empty()
-    }
-
-    /// True if every day of the period is covered or accepted.
-    fn is_fully_covered(&self, period: RangeRecord) -> bool {
-        let export = self.observation.export;
-        // Of all shards.
-        let covered = &self.coverage.covered;
-        let mut windows = period.days().filter_map(|day| export.window_of(day));
-        windows.all(|window| {
-            export.in_accepted_gap(window.date())
-                || covered.hours_of(window.date()) & window.hours() == window.hours()
-        })
-    }
-
-    /// True if this process has no session to close for the period.
-    fn has_no_open_session(&self, period: RangeRecord) -> bool {
-        let RunObservation {
-            active,
-            in_progress,
-            journal,
-            ..
-        } = *self.observation;
-        let within = |window| period.contains(window);
-        let mut attempts = journal.attempts.iter();
-        !active.iter().any(|window| within(*window))
-            && !in_progress.iter().any(|id| within(id.window))
-            && attempts.all(|(id, facts)| !within(id.window) || self.is_held_by_other(id, facts))
     }
 
     /// True if another holder may still be working on an attempt.
@@ -1024,25 +543,6 @@ impl<'a> DecisionBuilder<'a> {
             next_try: None,
             retry_at,
         });
-    }
-}
-
-/// Describes a window with data that does not count. Content that could be counted only in part needs a person.
-fn damage_message(export: &ExportSpec, journal: &Journal, window: Window, damage: &Damage) -> String {
-    if !matches!(damage, Damage::Uncounted { .. }) {
-        return damage.to_string();
-    }
-    if journal.receipts.contains_key(&window) {
-        let key = export.root.key(&Key::Events(window)).unwrap_or_default();
-        format!(
-            "{window} is stored in {key}, but {damage}: examine the object; if it has all events, accept the gap in \
-             spec.acceptedGaps, otherwise delete it and its receipt to export the window again"
-        )
-    } else {
-        format!(
-            "of the hours of {window}, {damage}: examine the objects of the hours that could be counted only in part; \
-             if they have all events, accept the gap in spec.acceptedGaps"
-        )
     }
 }
 

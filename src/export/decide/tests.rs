@@ -5,6 +5,8 @@ use super::*;
 use jiff::civil::date;
 
 use crate::archive::manifest::document::GapEntry;
+use crate::archive::records::RangeRecord;
+use crate::export::manifest::periods::periods;
 use crate::tracker::Day;
 
 /// Fixture with a day exported by the hour, long past: all but the last `open` hours are stored.
