@@ -47,6 +47,7 @@ pub mod totals;
 pub mod verify;
 pub mod verify_command;
 pub mod verify_text;
+pub mod window_outcome;
 
 use self::output::write_stderr;
 use std::future::Future;

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::job::PreparedExport;
-use super::outcome::{ExportOutcome, WindowOutcome};
+use super::outcome::ExportOutcome;
 use super::output::{merge, use_color, write_stderr, write_stdout};
 use super::progress::{ProgressMode, events};
 use super::simulation::Simulation;
 use super::summary_text::{self, SessionCount};
 use super::table::{self, TableStyle};
 use super::totals::ExportTotals;
+use super::window_outcome::WindowOutcome;
 use crate::api::Reason;
 use crate::export::failure::{Problem, RetryClass};
 use crate::export::snapshot::Snapshot;

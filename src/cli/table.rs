@@ -6,7 +6,8 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table};
 
 use super::human;
-use super::outcome::{ExportOutcome, StoredFacts, WindowOutcome, WindowRow};
+use super::outcome::ExportOutcome;
+use super::window_outcome::{StoredFacts, WindowOutcome, WindowRow};
 use crate::archive::counts::Verdict;
 
 /// Number of stored windows to show: the first 10 and the last 5.

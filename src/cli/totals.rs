@@ -1,6 +1,6 @@
 //! Totals over the windows of one or more exports. No I/O.
 
-use super::outcome::{StoredFacts, WindowOutcome};
+use super::window_outcome::{StoredFacts, WindowOutcome};
 use crate::archive::counts::Verdict;
 
 /// Totals over the windows of one or more exports.
