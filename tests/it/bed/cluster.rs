@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use reqwest::{Response, StatusCode};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -287,21 +287,31 @@ impl Cluster {
     /// Returns an object or a list of the API server; `None` if it does not exist. For tests that poll: it costs a
     /// fraction of a kubectl process.
     pub(crate) async fn get(&self, path: &str) -> Result<Option<Value>> {
-        let response = self.request(path).await?;
+        let client = self.http_client()?;
+        self.get_by(&client, path, REQUEST_TIMEOUT).await
+    }
+
+    /// Returns the same by a client that is used again, within that time. For tests that poll often or cannot repeat.
+    pub(crate) async fn get_by(
+        &self,
+        client: &reqwest::Client,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Option<Value>> {
+        let url = format!("{}{path}", self.server_url());
+        let response = client.get(url).timeout(limit).send().await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
         Ok(Some(response.error_for_status()?.json().await?))
     }
 
-    async fn request(&self, path: &str) -> Result<Response> {
-        let url = format!("{}{path}", self.server_url());
-        let request = self.http_client()?.get(url).timeout(REQUEST_TIMEOUT);
-        Ok(request.send().await?)
-    }
-
     async fn is_ready(&self) -> bool {
-        let answer = self.request("/readyz").await;
+        let Ok(client) = self.http_client() else {
+            return false;
+        };
+        let request = client.get(format!("{}/readyz", self.server_url()));
+        let answer = request.timeout(REQUEST_TIMEOUT).send().await;
         answer.is_ok_and(|response| response.status().is_success())
     }
 

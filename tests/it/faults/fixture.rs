@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use eventexport::simulator::{DEFAULT_API_KEY, DEFAULT_PERSON, DEFAULT_USER, Settings};
@@ -21,6 +22,9 @@ pub(crate) const USER_SESSIONS: usize = 2;
 
 /// Maximum sessions of the operator, leftovers included.
 pub(crate) const SESSION_LIMIT: usize = 4;
+
+/// Maximum time of a request to the API server: very generous, because it is not repeated.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Export of a campaign.
 #[derive(Clone)]
@@ -68,6 +72,7 @@ pub(crate) struct FaultFixture {
     /// Manually opened sessions.
     pub(crate) user_sessions: Vec<String>,
     kubernetes: Option<Proxy>,
+    client: reqwest::Client,
 }
 
 impl Deref for FaultFixture {
@@ -92,6 +97,7 @@ impl FaultFixture {
                 ApiServerRoute::Proxied => Some(Proxy::cluster(env.cluster, &env.rules).await?),
             },
             user_sessions,
+            client: env.cluster.http_client()?,
             env,
         })
     }
@@ -141,10 +147,20 @@ impl FaultFixture {
         self.folder.path().join("public.pem")
     }
 
+    /// Returns the complete resource.
+    pub(crate) async fn resource(&self) -> Result<Value> {
+        self.get("eventexport.io/v1alpha1", "eventexports/june").await
+    }
+
     /// Returns the Events of the namespace.
     pub(crate) async fn events(&self) -> Result<Value> {
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
-        self.cluster.get(&path).await?.context("no Events")
+        self.get("events.k8s.io/v1", "events").await
+    }
+
+    async fn get(&self, group: &str, path: &str) -> Result<Value> {
+        let path = format!("/apis/{group}/namespaces/{}/{path}", self.namespace);
+        let found = self.cluster.get_by(&self.client, &path, REQUEST_TIMEOUT);
+        found.await?.with_context(|| format!("{path} is gone"))
     }
 
     /// True if a proxy is before the API server.

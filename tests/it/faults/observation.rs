@@ -70,7 +70,7 @@ impl CaseObservation {
         }
         let open = fixture.simulator.open_sessions();
         let is_open = |id: &String| open.iter().any(|open| open.id == *id);
-        let resource = fixture.object("june").await?;
+        let resource = fixture.resource().await?;
         let verified = fixture.verify().await;
         let resource_text = format!("{resource}\n{}", fixture.events().await?);
         Ok(Self {

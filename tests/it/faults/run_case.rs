@@ -157,7 +157,7 @@ impl CaseRunner {
                 self.restarts += 1;
                 continue;
             }
-            let resource = self.fixture.object("june").await?;
+            let resource = self.fixture.resource().await?;
             let status = resource.get("status").cloned().unwrap_or_default();
             let stored = status["lateEvents"].as_u64().unwrap_or(0);
             if is_done(&status) && stored == self.late_events && self.is_idle().await? {
