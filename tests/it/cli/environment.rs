@@ -2,6 +2,7 @@
 
 use std::process::{Output, Stdio};
 
+use futures::future::join_all;
 use tokio::process::Command;
 
 use crate::storage::quirks;
@@ -52,7 +53,7 @@ async fn proxy_variables_follow_curl_and_are_named() {
     };
     // An address that is not exempt as this machine, and that leads nowhere else.
     let address = "https://0.0.0.0:1";
-    for (endpoint, no_proxy, exempt) in [
+    let cases = [
         (address, "*", true),
         (address, "0.0.0.0", true),
         (address, "0.0.0.0/8", true),
@@ -63,13 +64,16 @@ async fn proxy_variables_follow_curl_and_are_named() {
         ("https://store.invalid", ".INVALID", true),
         ("https://store.invalid", "invalid", true),
         ("https://store.invalid", "re.invalid", false),
-    ] {
+    ];
+    // All at once: each waits for its retries.
+    let checks = cases.map(async |(endpoint, no_proxy, exempt)| {
         let (code, text) = inspect_at(endpoint, &with(&[("NO_PROXY", no_proxy)])).await;
         assert_eq!(code, 3, "{text}");
         let proxied = text.contains("through proxy 127.0.0.1:1");
         assert_eq!(proxied, !exempt, "{endpoint} {no_proxy}: {text}");
         assert!(!text.contains("hunter2"), "{text}");
-    }
+    });
+    join_all(checks).await;
     // Requests to this machine may be in the clear, and no proxy gets them.
     let (_, direct) = inspect(&KEYS).await;
     let (_, text) = inspect(&with(&[])).await;
