@@ -16,6 +16,7 @@ use super::manifest::{Manifest, SPACE, bucket_keys, secret, tracker_keys};
 use super::operator::OperatorCommand;
 use super::process::read_log;
 use super::proxy::{ProxiedPeer, Proxy, Rules};
+use super::service::service_on;
 use crate::bed::{Cluster, Gateway};
 use crate::operator::{
     annotate, apply, eventually, existing, has_finalizer, kubectl, patch, wait_conditions,
@@ -287,10 +288,7 @@ pub(crate) async fn simulator() -> Result<Simulator> {
 }
 
 fn ninth_of_june() -> Settings {
-    Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    }
+    service_on(date(2018, 6, 9))
 }
 
 /// Returns the export `june` of 3 to 7 June 2018 with its Secrets.

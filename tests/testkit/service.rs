@@ -1,6 +1,15 @@
-//! Faults and sessions of a simulated service.
+//! Settings, faults and sessions of a simulated service.
 
-use eventexport::simulator::{Effect, Fault, RequestKind, Simulator};
+use eventexport::simulator::{Effect, Fault, RequestKind, Settings, Simulator};
+use jiff::civil::Date;
+
+/// Returns the settings of a service on that day.
+pub(crate) fn service_on(today: Date) -> Settings {
+    Settings {
+        today: Some(today),
+        ..Settings::default()
+    }
+}
 
 /// Replies to requests of these kinds with an error.
 pub(crate) fn refuse(status: u16, message: &str, on: &[RequestKind]) -> Fault {

@@ -1,7 +1,6 @@
 //! Detects and reports a store that ignores `If-None-Match`.
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::Settings;
 use jiff::civil::date;
 
 use super::equivalence::run;
@@ -9,13 +8,11 @@ use super::{ROOT, check_archive, environment, june, operator};
 use crate::testkit::bucket::Bucket;
 use crate::testkit::environment::no_session_left;
 use crate::testkit::proxy::Proxy;
+use crate::testkit::service::service_on;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_conditional_writes_is_reported_and_refused() -> Result<()> {
-    let settings = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
+    let settings = service_on(date(2018, 6, 9));
     let fixture = environment("weak", settings).await?;
     let (proxy, stripped) = Proxy::weak_store(fixture.gateway).await?;
     let june = june(&fixture, "2018-06-04", "2018-06-06", 2).set("destination.s3.endpoint", proxy.endpoint());

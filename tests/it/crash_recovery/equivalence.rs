@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use eventexport::simulator::Settings;
 use jiff::civil::date;
 use serde_json::Value;
 
@@ -15,6 +14,7 @@ use crate::testkit::command::{CommandOutput, run_in};
 use crate::testkit::environment::{Environment, no_session_left};
 use crate::testkit::folder;
 use crate::testkit::manifest::Manifest;
+use crate::testkit::service::service_on;
 
 /// Fields of a receipt that differ between runs: time, session and place in the bucket.
 const VOLATILE_FIELDS: [&str; 3] = ["sessionId", "startedAt", "storedAt"];
@@ -131,10 +131,7 @@ fn ensure_same(one: &ArchiveContents, other: &ArchiveContents) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_way_to_run_a_manifest_gives_the_same_archive() -> Result<()> {
-    let mut settings = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
+    let mut settings = service_on(date(2018, 6, 9));
     // Two parts per day; 2 and 3 June are a weekend without events.
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 5), 10_000);

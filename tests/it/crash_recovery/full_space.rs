@@ -1,20 +1,17 @@
 //! A space that is nearly full of a user's sessions.
 
 use anyhow::{Result, ensure};
-use eventexport::simulator::{DEFAULT_PERSON, SESSION_LIMIT, Settings};
+use eventexport::simulator::{DEFAULT_PERSON, SESSION_LIMIT};
 use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
 use super::{check_archive, environment, june, operator};
 use crate::testkit::manifest::SPACE;
-use crate::testkit::service::open_ids;
+use crate::testkit::service::{open_ids, service_on};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_days_are_exported_while_a_user_holds_28_of_30_sessions() -> Result<()> {
-    let mut settings = Settings {
-        today: Some(date(2018, 7, 2)),
-        ..Settings::default()
-    };
+    let mut settings = service_on(date(2018, 7, 2));
     settings.volume.quiet.clear();
     let fixture = environment("full", settings).await?;
     let manual_sessions = fixture.simulator.open_sessions_as(DEFAULT_PERSON, SPACE, 28);

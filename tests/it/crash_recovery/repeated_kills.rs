@@ -2,7 +2,6 @@
 //! earlier crashes. The crash points vary between runs because the days overlap.
 
 use anyhow::{Context as _, Result};
-use eventexport::simulator::Settings;
 use jiff::ToSpan as _;
 use jiff::civil::{Date, date};
 
@@ -10,6 +9,7 @@ use super::{check_archive, environment, june, operator};
 use crate::faults::InjectedFault;
 use crate::operator::TIMEOUT;
 use crate::testkit::proxy::{ProxiedPeer, RequestMatcher, wait_injected};
+use crate::testkit::service::service_on;
 
 /// Number of store requests after which each process dies, and whether before or after the store acted.
 const KILLS: [(usize, InjectedFault); 6] = [
@@ -23,10 +23,7 @@ const KILLS: [(usize, InjectedFault); 6] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_repeatedly_completes() -> Result<()> {
-    let mut settings = Settings {
-        today: Some(date(2018, 6, 19)),
-        ..Settings::default()
-    };
+    let mut settings = service_on(date(2018, 6, 19));
     settings.gzip.level = 0;
     settings.volume.days.insert(date(2018, 6, 5), 10_000);
     let fixture = environment("again", settings).await?;

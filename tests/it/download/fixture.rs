@@ -10,6 +10,7 @@ use jiff::civil::{Date, date};
 use tokio::process::Command;
 
 use crate::testkit::engine::tracker_config;
+use crate::testkit::service::service_on;
 
 pub(super) use crate::testkit::command::{
     COMMAND_TIMEOUT as TIMEOUT, CommandOutput, Home, SimulatorProcess, run_command, signal, wait_output,
@@ -40,10 +41,7 @@ pub(super) fn home(endpoint: &str) -> Home {
 
 /// June 2018, seen from July 2; every day has events.
 pub(super) fn settings() -> Settings {
-    let mut settings = Settings {
-        today: Some(date(2018, 7, 2)),
-        ..Settings::default()
-    };
+    let mut settings = service_on(date(2018, 7, 2));
     settings.volume.quiet.clear();
     settings
 }

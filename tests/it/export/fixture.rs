@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::testkit::engine::{export_spec, tracker_config};
 use crate::testkit::environment::served;
 use crate::testkit::folder;
+use crate::testkit::service::service_on;
 
 pub(crate) use crate::testkit::manifest::SPACE;
 
@@ -43,10 +44,7 @@ pub(crate) struct EngineFixture {
 
 /// June 2018, seen from the day after its first week; every day has events.
 pub(crate) fn settings() -> Settings {
-    let mut settings = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
+    let mut settings = service_on(date(2018, 6, 9));
     settings.volume.quiet.clear();
     settings
 }

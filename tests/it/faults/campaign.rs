@@ -10,7 +10,6 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use eventexport::simulator::Settings;
 use futures::{StreamExt as _, stream};
 use jiff::civil::date;
 use jiff::tz::TimeZone;
@@ -23,6 +22,7 @@ use super::fixture::{ApiServerRoute, CampaignSpec};
 use super::invariants::violations;
 use super::report::CampaignReport;
 use super::run_case::{CaseRun, run_case};
+use crate::testkit::service::service_on;
 
 /// Seed of the sample, and default seed of the campaign.
 const SEED: u64 = 20_180_604;
@@ -63,10 +63,7 @@ const MAX_PAIR_DISTANCE: usize = 40;
 
 /// Returns the export of that name.
 fn campaign_spec(name: &str) -> Result<CampaignSpec> {
-    let mut service = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
+    let mut service = service_on(date(2018, 6, 9));
     let day = |day| date(2018, 6, day);
     let spec = |start, end, service| CampaignSpec {
         start: day(start),

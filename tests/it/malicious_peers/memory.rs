@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use eventexport::simulator::{DEFAULT_API_KEY, Settings, Simulator};
+use eventexport::simulator::{DEFAULT_API_KEY, Simulator};
 use jiff::civil::date;
 use serde_json::Value;
 
@@ -14,6 +14,7 @@ use super::assert_displayable;
 use super::peer::{MaliciousPeer, Payload, PeerAction};
 use crate::testkit::command::Home;
 use crate::testkit::manifest::{Manifest, SPACE};
+use crate::testkit::service::service_on;
 
 const MIB: u64 = 1024 * 1024;
 /// Inflated bytes of one gzip member.
@@ -60,10 +61,7 @@ fn body(begin: &[u8], member: Vec<u8>, times: u64, end: &[u8]) -> Payload {
 
 impl MemoryFixture {
     async fn new() -> Self {
-        let mut settings = Settings {
-            today: Some(date(2018, 7, 2)),
-            ..Settings::default()
-        };
+        let mut settings = service_on(date(2018, 7, 2));
         settings.volume.quiet.clear();
         Self {
             simulator: Simulator::start(settings).await.unwrap(),

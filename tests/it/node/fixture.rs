@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::{RequestKind, Settings, Simulator};
+use eventexport::simulator::{RequestKind, Simulator};
 use jiff::civil::{Date, date};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -17,6 +17,7 @@ use crate::bed::{Cluster, Gateway, Node, program};
 use crate::operator::eventually_within;
 use crate::testkit::folder;
 use crate::testkit::manifest::{Manifest, SPACE, bucket_keys, secret, tracker_keys};
+use crate::testkit::service::service_on;
 
 /// Generous, because a machine that also compiles is slow.
 const TIMEOUT: Duration = Duration::from_mins(3);
@@ -53,10 +54,7 @@ impl NodeFixture {
         node.import(&archive).await?;
         let gateway = Gateway::start().await?;
         gateway.create_bucket(BUCKET).await?;
-        let settings = Settings {
-            today: Some(date(2018, 7, 1)),
-            ..Settings::default()
-        };
+        let settings = service_on(date(2018, 7, 1));
         let simulator = Simulator::start(settings).await?;
         let port = simulator.url().port().context("the simulator has no port")?;
         for port in [gateway.port(), port] {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use eventexport::simulator::{RequestKind, Settings};
+use eventexport::simulator::RequestKind;
 use jiff::civil::date;
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::{condition, event_reasons, eventually, patch_status};
 use crate::testkit::environment::{Environment, STOP_LIMIT};
 use crate::testkit::manifest::SPACE;
 use crate::testkit::proxy::ProxiedPeer;
+use crate::testkit::service::service_on;
 
 fn events_key(day: &str) -> String {
     format!("tracker/space={SPACE}/scope=space/date={day}/events.json.gz")
@@ -183,10 +184,7 @@ async fn damage_and_repair_show_and_a_suspended_export_is_not_read() -> Result<(
 
 #[tokio::test]
 async fn a_restart_goes_on_where_the_last_operator_stopped() -> Result<()> {
-    let settings = Settings {
-        today: Some(date(2018, 6, 9)),
-        ..Settings::default()
-    };
+    let settings = service_on(date(2018, 6, 9));
     let environment = Environment::builder("verifies-on")
         .service(settings)
         .start()

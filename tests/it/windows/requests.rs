@@ -13,6 +13,7 @@ use jiff::civil::{Date, date};
 use super::{PeerAddresses, WindowFixture};
 use crate::export::fixture::{SPACE, settings};
 use crate::testkit::proxy::Wire;
+use crate::testkit::service::service_on;
 
 /// Runs the export of a column of the table.
 async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
@@ -22,10 +23,7 @@ async fn scenario(name: &str) -> (u64, BTreeMap<String, u64>) {
         "an hour" => days(date(2018, 6, 2), date(2018, 6, 2), Some(7)).await,
         // A Sunday, without events in the simulator, and the days around it.
         "an empty day" => {
-            let quiet = Settings {
-                today: Some(date(2018, 6, 9)),
-                ..Settings::default()
-            };
+            let quiet = service_on(date(2018, 6, 9));
             WindowFixture::start(quiet, date(2018, 6, 3), date(2018, 6, 3), None).await
         }
         "30 days" => {
