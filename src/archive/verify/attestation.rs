@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::archive::VerifyOptions;
+use super::options::VerifyOptions;
 use crate::archive::manifest::chain::{ChainAudit, Receipts};
 use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::window::Window;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::archive::VerifyOptions;
 use super::attestation::AttestationTotals;
 use super::contents::{FileEffect, RootContents};
 use super::observation::{CheckMethod, DigestIndex, ObjectObservation, evaluate};
+use super::options::VerifyOptions;
 use super::receipts::{ExpectedObject, coverage_findings, uncounted_remarks};
 use super::recheck::RootReading;
 use super::report::{CheckedObject, ManifestTotals, RootReport, RootTotals, UncoveredWindow};

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::archive::VerifyProgress;
+use super::options::VerifyProgress;
 use super::pace::Pace;
 use crate::pipeline::prover::{Proof, Prover};
 use crate::storage::{ObjectSummary, Store, StoreError};

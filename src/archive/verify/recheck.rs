@@ -7,9 +7,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::archive::{RootDocuments, VerifyOptions, list_roots, read_documents};
 use super::attestation::{Attestation, attest};
 use super::contents::RootContents;
+use super::documents::{RootDocuments, read_documents};
+use super::listing::list_roots;
+use super::options::VerifyOptions;
 use super::receipts::{self, Expectations};
 use super::revisions::{add_revisions, attest_revisions};
 use crate::archive::checkpoint::{self, CheckpointAudit, CheckpointEvidence};

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::archive::{DOCUMENT_CONCURRENCY, RootDocuments, VerifyOptions};
 use super::contents::RootContents;
+use super::documents::{DOCUMENT_CONCURRENCY, RootDocuments};
+use super::options::VerifyOptions;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{Key, StampedDocument};
 use crate::archive::manifest::document::Manifest;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::archive::VerifyOptions;
 use super::contents::RootContents;
+use super::options::VerifyOptions;
 use super::recheck::RootReading;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::storage::ObjectVersion;
