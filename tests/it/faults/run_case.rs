@@ -11,6 +11,7 @@ use super::fixture::{ApiServerRoute, CampaignSpec, FaultFixture};
 use super::invariants::is_temporary_entry;
 use super::observation::{CaseObservation, CaseOutcome};
 use super::{InjectedFault, InjectionReceiver, ProxiedPeer, RecordedRequest};
+use crate::operator::find_condition;
 use crate::testkit::process::Process;
 
 /// Interval at which the state is checked.
@@ -158,9 +159,9 @@ impl CaseRunner {
                 continue;
             }
             let resource = self.fixture.resource().await?;
-            let status = resource.get("status").cloned().unwrap_or_default();
+            let status = &resource["status"];
             let stored = status["lateEvents"].as_u64().unwrap_or(0);
-            if is_done(&status) && stored == self.late_events && self.is_idle().await? {
+            if is_done(&resource) && stored == self.late_events && self.is_idle().await? {
                 return Ok(manual_action.map_or(CaseOutcome::Recovered, CaseOutcome::ManualAction));
             }
             if self
@@ -172,7 +173,7 @@ impl CaseRunner {
                 self.restart().await?;
                 continue;
             }
-            if condition_is_true(&status, "Stalled") {
+            if condition_is_true(&resource, "Stalled") {
                 stalled = stalled.or_else(|| Some(Instant::now()));
             } else {
                 stalled = None;
@@ -190,7 +191,7 @@ impl CaseRunner {
             if acts && manual_action.is_none() {
                 // The documented wait for a completion is no failure and needs no action.
                 if !self.completion_hangs {
-                    manual_action = Some(reason(&status));
+                    manual_action = Some(reason(&resource));
                 }
                 self.completion_hangs = false;
                 (stalled, last_progress) = (None, Instant::now());
@@ -254,22 +255,16 @@ impl CaseRunner {
     }
 }
 
-fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
-    let conditions = status["conditions"].as_array()?;
-    conditions.iter().find(|condition| condition["type"] == kind)
-}
-
-fn condition_is_true(status: &Value, kind: &str) -> bool {
-    condition(status, kind).is_some_and(|condition| condition["status"] == "True")
+fn condition_is_true(resource: &Value, kind: &str) -> bool {
+    find_condition(resource, kind)["status"] == "True"
 }
 
 /// True if nothing is due: the export is complete, or a continuous one has caught up.
-fn is_done(status: &Value) -> bool {
-    let caught_up = |ready: &Value| ready["reason"] == "CaughtUp";
-    condition_is_true(status, "Complete") || condition(status, "Ready").is_some_and(caught_up)
+fn is_done(resource: &Value) -> bool {
+    condition_is_true(resource, "Complete") || find_condition(resource, "Ready")["reason"] == "CaughtUp"
 }
 
 /// Returns the reason of `Ready` if it is false.
-fn reason(status: &Value) -> Option<eventexport::api::Reason> {
-    condition(status, "Ready")?["reason"].as_str()?.parse().ok()
+fn reason(resource: &Value) -> Option<eventexport::api::Reason> {
+    find_condition(resource, "Ready")["reason"].as_str()?.parse().ok()
 }

@@ -245,12 +245,24 @@ pub(crate) async fn events(cluster: &Cluster, namespace: &str, selector: &str) -
     Ok(list["items"].as_array().context("no items")?.clone())
 }
 
-/// Formats a condition as `True/Reason`.
-pub(crate) fn condition(object: &Value, kind: &str) -> String {
+/// Returns a condition of an object; null if it has none of this type.
+pub(crate) fn find_condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
     let conditions = object["status"]["conditions"].as_array();
     let found = conditions.into_iter().flatten().find(|one| one["type"] == kind);
-    let text = |field: &str| found.and_then(|one| one[field].as_str()).unwrap_or("-");
+    found.unwrap_or(&Value::Null)
+}
+
+/// Formats a condition as `True/Reason`.
+pub(crate) fn condition(object: &Value, kind: &str) -> String {
+    let found = find_condition(object, kind);
+    let text = |field: &str| found[field].as_str().unwrap_or("-");
     format!("{}/{}", text("status"), text("reason"))
+}
+
+/// Returns the message of a condition.
+pub(crate) fn message(object: &Value, kind: &str) -> String {
+    let message = &find_condition(object, kind)["message"];
+    message.as_str().unwrap_or_default().to_owned()
 }
 
 /// Waits for these conditions `Ready`, `Complete`, `Reconciling` and `Stalled`, in the format of [`condition`]; an

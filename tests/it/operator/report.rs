@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{ensure_contains, eventually, patch};
+use super::{ensure_contains, eventually, message, patch};
 use crate::testkit::command::run_in;
 use crate::testkit::environment::Environment;
 use crate::testkit::manifest::{Manifest, SPACE};
@@ -134,19 +134,13 @@ async fn a_store_that_denies_the_report_does_not_disturb_the_export() -> Result<
     env.apply(&env.proxied_export("june").set("report", true)).await?;
     let _operator = env.operator().start().await?;
     eventually("the report is denied", async || Ok(denied.hits() > 0)).await?;
-    let mut message = String::new();
+    let mut ready = String::new();
     eventually("the condition says so", async || {
-        let june = env.wait_complete("june").await?;
-        let conditions = june["status"]["conditions"].as_array();
-        let ready = conditions
-            .into_iter()
-            .flatten()
-            .find(|one| one["type"] == "Ready");
-        message = ready.map_or_else(String::new, |ready| ready["message"].to_string());
-        Ok(message.contains("ReportNotWritten"))
+        ready = message(&env.wait_complete("june").await?, "Ready");
+        Ok(ready.contains("ReportNotWritten"))
     })
     .await?;
-    ensure_contains(&message, &[REPORT, "spec.report"])?;
+    ensure_contains(&ready, &[REPORT, "spec.report"])?;
     // Not in a loop.
     tokio::time::sleep(Duration::from_secs(3)).await;
     ensure!(denied.hits() == 1, "{} tries", denied.hits());

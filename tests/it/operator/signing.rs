@@ -1,22 +1,11 @@
 //! Manifests of the operator, signed with a key that its Secret may provide later.
 
 use anyhow::{Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::end_to_end;
-use super::{apply, ensure_contains, patch, wait_conditions};
+use super::{apply, ensure_contains, message, patch, wait_conditions};
 use crate::testkit::openssl::{is_signed, key_pair};
-
-fn message(object: &Value, kind: &str) -> String {
-    let conditions = object["status"]["conditions"].as_array();
-    let found = conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| condition["type"] == kind);
-    found.map_or_else(String::new, |found| {
-        found["message"].as_str().unwrap_or_default().to_owned()
-    })
-}
 
 #[tokio::test]
 async fn events_do_not_wait_for_the_signing_key_but_completion_does() -> Result<()> {

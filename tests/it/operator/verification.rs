@@ -8,7 +8,7 @@ use eventexport::simulator::RequestKind;
 use jiff::civil::date;
 use serde_json::{Value, json};
 
-use super::{condition, event_reasons, eventually, patch_status};
+use super::{condition, event_reasons, eventually, find_condition, patch_status};
 use crate::testkit::environment::{Environment, STOP_LIMIT};
 use crate::testkit::manifest::SPACE;
 use crate::testkit::proxy::ProxiedPeer;
@@ -19,12 +19,7 @@ fn events_key(day: &str) -> String {
 }
 
 fn verified(object: &Value) -> &Value {
-    let conditions = object["status"]["conditions"].as_array();
-    let found = conditions
-        .into_iter()
-        .flatten()
-        .find(|one| one["type"] == "Verified");
-    found.unwrap_or(&Value::Null)
+    find_condition(object, "Verified")
 }
 
 /// Waits for the condition `Verified`, in the format of [`condition`].
