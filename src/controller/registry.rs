@@ -461,7 +461,7 @@ fn after_blocked(entry: &mut ExportEntry, failure: Failure, now: Timestamp) -> F
         RetryClass::Wait(_) | RetryClass::Manual => MAX_FAILURE_BACKOFF,
     };
     entry.failures = entry.failures.saturating_add(1);
-    entry.failure = Some(failure);
+    entry.failure = Some(Box::new(failure));
     FinishedTask::Failed(later(now, pause))
 }
 
@@ -494,7 +494,8 @@ fn after_release(entry: &mut ExportEntry, released: ReleaseReport, now: Timestam
 
 fn after_crash(entry: &mut ExportEntry, now: Timestamp) -> FinishedTask {
     let message = "the export crashed (a defect of the operator, see its log); the operator retries it";
-    entry.failure = Some(Failure::retry(crate::api::Reason::Failed, message).export_wide());
+    let failure = Failure::retry(crate::api::Reason::Failed, message).export_wide();
+    entry.failure = Some(Box::new(failure));
     let pause = backoff(entry.failures, MAX_FAILURE_BACKOFF);
     entry.failures = entry.failures.saturating_add(1);
     FinishedTask::Failed(later(now, pause))

@@ -21,12 +21,19 @@ pub(super) struct WatchedObject {
 pub(super) struct SecretsInUse {
     /// The objects, also before the first read. At most five, shared with the other resources that use them.
     used: Box<[UsedObject]>,
-    /// Versions that the watch delivered during the current read, at most one per object. `None`: no read is running.
-    changed_during_read: Option<Vec<(ReferencedObject, VersionDigest)>>,
+    /// `None`: no read is running. Boxed: idle resources are many.
+    read: Option<Box<RunningRead>>,
     /// Digest of the contents, valid within this process.
     pub(super) digest: u64,
     /// True if the watch delivered a version that is not in use.
     pub(super) stale: bool,
+}
+
+/// Read of the objects that has not ended.
+#[derive(Default)]
+struct RunningRead {
+    /// Versions that the watch delivered meanwhile, at most one per object.
+    changed: Vec<(ReferencedObject, VersionDigest)>,
 }
 
 struct UsedObject {
@@ -56,7 +63,7 @@ impl SecretsInUse {
 
     /// Begins a read. Returns the objects that are no longer in use.
     pub(super) fn begin_reading(&mut self, objects: Vec<Arc<WatchedObject>>) -> Vec<Arc<WatchedObject>> {
-        self.changed_during_read = Some(Vec::new());
+        self.read = Some(Box::default());
         let version = |watched: &WatchedObject| self.read_version(&watched.object);
         let used = objects.into_iter().map(|watched| UsedObject {
             version: version(&watched),
@@ -76,19 +83,18 @@ impl SecretsInUse {
             used.version = version.map(|version| VersionDigest::new(version.as_deref()));
         }
         self.digest = fetched.digest;
-        let changed_during_read = self.changed_during_read.take().unwrap_or_default();
-        self.stale = changed_during_read
-            .iter()
-            .any(|(object, version)| self.differs(object, *version));
+        let read = self.read.take().unwrap_or_default();
+        let mut changed = read.changed.iter();
+        self.stale = changed.any(|(object, version)| self.differs(object, *version));
     }
 
     /// Records a version from the watch. `None`: deleted. Returns true if the Secret must be read again. During the
     /// first read, [`SecretsInUse::end_reading`] decides that.
     pub(super) fn observe_version(&mut self, object: &ReferencedObject, version: Option<&str>) -> bool {
         let version = VersionDigest::new(version);
-        if let Some(changed_during_read) = &mut self.changed_during_read {
-            changed_during_read.retain(|(observed, _)| observed != object);
-            changed_during_read.push((object.clone(), version));
+        if let Some(RunningRead { changed }) = self.read.as_deref_mut() {
+            changed.retain(|(observed, _)| observed != object);
+            changed.push((object.clone(), version));
         }
         let is_stale = self.differs(object, version);
         self.stale |= is_stale;

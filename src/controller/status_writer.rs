@@ -1,5 +1,6 @@
 //! Writes the status of a resource: only if it changed, and only over the version that was read.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
             }
         }
         TaskState::Finished { spec, .. } if *spec == wanted => match (&entry.failure, &entry.last_run) {
-            (Some(failure), _) => KnownState::Blocked(failure.clone()),
+            (Some(failure), _) => KnownState::Blocked(Failure::clone(failure)),
             (None, Some((snapshot, export))) => KnownState::Observed(snapshot.clone(), export.clone()),
             (None, None) => KnownState::Unknown,
         },
@@ -312,7 +313,7 @@ async fn write_status(
 }
 
 /// Returns a digest of a status without the times that a correction changes by itself.
-fn content_digest(status: &EventExportStatus) -> u64 {
+fn content_digest(status: &EventExportStatus) -> NonZero<u64> {
     let mut status = status.clone();
     status.completion_time = None;
     for condition in &mut status.conditions {
