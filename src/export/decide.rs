@@ -133,10 +133,10 @@ pub struct CoverageSummary {
 /// Returns the next actions for an observation.
 pub fn decide(observation: &RunObservation<'_>) -> RunDecision {
     let mut builder = DecisionBuilder::new(observation);
-    builder.plan_leftovers();
+    leftovers::plan_leftovers(&mut builder);
     builder.plan_windows();
-    builder.plan_recheck();
-    builder.report_damage();
+    late_events::plan_recheck(&mut builder);
+    damage::report_damage(&mut builder);
     builder.finish()
 }
 
@@ -459,7 +459,7 @@ impl<'a> DecisionBuilder<'a> {
             && self.decision.open_attempts.is_empty();
         self.decision.complete =
             self.decision.finished && export.end.is_some() && self.coverage.not_due.is_empty();
-        self.plan_document();
+        documents::plan_document(&mut self);
         let decision = &self.decision;
         let idle = self.is_quiet() && writing.is_empty() && decision.document.is_none();
         let retry_times: Vec<Timestamp> = decision

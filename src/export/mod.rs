@@ -33,6 +33,8 @@ mod revision;
 mod run;
 mod run_context;
 mod run_journal;
+mod run_snapshot;
+mod run_state;
 mod run_tasks;
 pub mod session_permission;
 pub mod shard;

@@ -2,9 +2,6 @@
 //!
 //! Decisions are pure (`decide`); effects are tasks, and only this loop changes the journal in memory. I/O.
 
-mod results;
-mod snapshot;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::active_work::{ActiveWork, EventEffect};
+use super::active_work::EventEffect;
 use super::attempt::{PriorEvidence, export_window};
 use super::day_schedule::DaySchedule;
 use super::decide::{HELD_RELIST_INTERVAL, RunDecision, RunObservation, decide, other_hours_events};
@@ -28,8 +25,9 @@ use super::report::ReportState;
 use super::retry_state::RetryState;
 use super::revision::confirm_count;
 use super::run_context::{RunContext, RunInbox, STOP_TIMEOUT};
-use super::run_journal::RunJournal;
-use super::run_tasks::{RunTask, RunTaskResult, RunTasks};
+use super::run_snapshot::build_snapshot;
+use super::run_state::RunState;
+use super::run_tasks::{RunTask, RunTaskEnd, RunTaskResult, RunTasks};
 use super::snapshot::Snapshot;
 use super::spec::RetryPolicy;
 use super::task_events::TaskEvent;
@@ -62,21 +60,14 @@ const SMALL_ARCHIVE_WINDOWS: usize = 300;
 /// Maximum sleep: 10 min. A clock that is set does not make the loop oversleep.
 const SLEEP_MAX: Duration = Duration::from_mins(10);
 
-/// One run of an export: its journal in memory, its retry state and its tasks.
+/// One run of an export: its state, its tasks, and those who ask it for something.
 pub(super) struct ExportRun {
     ctx: Arc<RunContext>,
-    journal: RunJournal,
-    retry_state: RetryState,
-    documents: Documents,
-    /// Attempts, sessions and transfers.
-    work: ActiveWork,
+    state: RunState,
     inbox: RunInbox,
     tasks: RunTasks,
-    stored_now: BTreeSet<Window>,
     /// True if `export_backoff` exists because listing the bucket failed.
     listing_failed: bool,
-    /// Listings of the days of the service.
-    days: DaySchedule,
     /// True if the last decision found an attempt of another holder; the bucket is then listed again from time to time.
     held_by_other: bool,
     /// True if this shard has listed the bucket once more at its end.
@@ -111,29 +102,25 @@ impl ExportRun {
             sessions: _,
             retry_state,
         } = control;
+        let retry_state = retry_state.map_or_else(
+            || RetryState {
+                session_wait: ctx.shared.limits.session_wait,
+                report: ReportState {
+                    since: (ctx.shared.now)(),
+                    ..ReportState::default()
+                },
+                ..RetryState::default()
+            },
+            Arc::unwrap_or_clone,
+        );
         let documents = Documents::new(head, ctx.export.abandoned_head.as_ref());
         let days = DaySchedule::new(ctx.shared.limits.listing_max_age);
         Self {
-            retry_state: retry_state.map_or_else(
-                || RetryState {
-                    session_wait: ctx.shared.limits.session_wait,
-                    report: ReportState {
-                        since: (ctx.shared.now)(),
-                        ..ReportState::default()
-                    },
-                    ..RetryState::default()
-                },
-                Arc::unwrap_or_clone,
-            ),
             ctx,
-            journal: RunJournal::default(),
-            documents,
-            work: ActiveWork::default(),
+            state: RunState::new(retry_state, documents, days),
             inbox,
             tasks: RunTasks::default(),
-            stored_now: BTreeSet::new(),
             listing_failed: false,
-            days,
             held_by_other: false,
             relisted_for_shards: false,
             first_transfer_at: None,
@@ -160,7 +147,7 @@ impl ExportRun {
             self.held_by_other = problems.any(|problem| problem.reason == Reason::HeldByOther);
             let idle = decision.idle;
             let lists_days = self.list_days(&decision);
-            let list_at = self.days.next_time(&decision, self.now());
+            let list_at = self.state.days.next_time(&decision, self.now());
             let wake = decision.wake.into_iter().chain(list_at).min();
             let changed = self.act(decision.clone()).await;
             let publish_started = Instant::now();
@@ -187,20 +174,20 @@ impl ExportRun {
     /// clients and the journal until then.
     fn may_end_to_wait(&self, wake: Timestamp) -> bool {
         let restarted = self.ctx.export.retry_policy == RetryPolicy::Forever;
-        let least = match self.journal.listed() {
+        let least = match self.state.journal.listed() {
             None => WAIT_UNLISTED_MIN,
             Some(journal) if journal.receipts.len() <= SMALL_ARCHIVE_WINDOWS => WAIT_MIN,
             Some(_) => WAIT_LARGE_MIN,
         };
         let wait = Duration::try_from(wake.duration_since(self.now())).unwrap_or_default();
-        restarted && self.tasks.is_empty() && wait >= least && self.retry_state.is_small()
+        restarted && self.tasks.is_empty() && wait >= least && self.state.retry_state.is_small()
     }
 
     /// Returns the last snapshot of a run that ends to wait.
     fn end_to_wait(self, snapshot: &Snapshot, wake: Timestamp) -> Arc<Snapshot> {
         Arc::new(Snapshot {
             next_run_at: Some(wake),
-            retry_state: Some(Arc::new(self.retry_state)),
+            retry_state: Some(Arc::new(self.state.retry_state)),
             ..snapshot.clone()
         })
     }
@@ -217,10 +204,10 @@ impl ExportRun {
 
     /// Ends all waits: the bucket and the days of the service are listed again. Transfers go on.
     fn end_waits(&mut self) {
-        self.journal.drop_listing();
-        self.days.list_now();
+        self.state.journal.drop_listing();
+        self.state.days.list_now();
         let now = self.now();
-        self.retry_state.retry_all(now);
+        self.state.retry_state.retry_all(now);
     }
 
     /// Takes a newer spec over. Tasks that run go on with the one that they began with.
@@ -231,14 +218,16 @@ impl ExportRun {
         }
         let SpecUpdate { number, export } = self.updates.borrow_and_update().clone();
         let Some(export) = export else { return };
-        self.documents.forget_abandoned(export.abandoned_head.as_ref());
+        self.state
+            .documents
+            .forget_abandoned(export.abandoned_head.as_ref());
         self.ctx = Arc::new(self.ctx.with_export(export));
         self.applied = number;
         // The periods of manifests and the days to compare may be others.
-        self.retry_state.sealed.clear();
-        self.retry_state.documents.remove(&DocumentKind::Manifest);
-        self.retry_state.head_due = self.documents.head().is_some();
-        self.days.forget_counts();
+        self.state.retry_state.sealed.clear();
+        self.state.retry_state.documents.remove(&DocumentKind::Manifest);
+        self.state.retry_state.head_due = self.state.documents.head().is_some();
+        self.state.days.forget_counts();
         // A person who changes a spec expects a try at once.
         self.end_waits();
         tracing::info!(export = self.ctx.export.name, "spec changed, transfers go on");
@@ -247,30 +236,31 @@ impl ExportRun {
     /// Lists the bucket if the journal is missing or stale, unless the export is backing off.
     async fn refresh_journal(&mut self) {
         let now = self.now();
-        let stale = self.held_by_other && self.journal.age(now) >= HELD_RELIST_INTERVAL;
-        let failed = self.retry_state.export_backoff.as_ref();
-        if self.journal.listed().is_some() && !stale
+        let stale = self.held_by_other && self.state.journal.age(now) >= HELD_RELIST_INTERVAL;
+        let failed = self.state.retry_state.export_backoff.as_ref();
+        if self.state.journal.listed().is_some() && !stale
             || failed.is_some_and(|failed| failed.is_backing_off(now))
         {
             return;
         }
         let looking = *self.look.borrow();
-        match self.journal.list(&self.ctx).await {
+        match self.state.journal.list(&self.ctx).await {
             // Stopped: the loop ends the run.
             Ok(None) => {}
             Ok(Some(links)) => {
-                self.documents.add_links(links);
-                self.retry_state.sealed.clear();
-                self.retry_state.head_due = self.documents.head().is_some();
+                self.state.documents.add_links(links);
+                self.state.retry_state.sealed.clear();
+                self.state.retry_state.head_due = self.state.documents.head().is_some();
                 self.looked = looking;
                 if std::mem::take(&mut self.listing_failed) {
-                    self.retry_state.export_backoff = None;
+                    self.state.retry_state.export_backoff = None;
                 }
             }
             Err(failure) => {
                 let now = self.now();
                 self.listing_failed = true;
-                self.retry_state
+                self.state
+                    .retry_state
                     .record_export_failure(failure.export_wide(), now, rand::random());
             }
         }
@@ -280,17 +270,17 @@ impl ExportRun {
     /// complete coverage and writes the manifest. Returns true if the bucket must be listed again.
     fn relist_for_shards(&mut self) -> bool {
         let relist = !self.ctx.export.shard.is_single()
-            && !self.stored_now.is_empty()
+            && !self.state.stored_now.is_empty()
             && !std::mem::replace(&mut self.relisted_for_shards, true);
         if relist {
-            self.journal.drop_listing();
+            self.state.journal.drop_listing();
         }
         relist
     }
 
     fn decide(&mut self) -> RunDecision {
         self.apply_events();
-        let Some(journal) = self.journal.listed() else {
+        let Some(journal) = self.state.journal.listed() else {
             return self.decide_unlisted();
         };
         let (active, in_progress) = (self.tasks.windows(), self.attempts_in_progress());
@@ -304,24 +294,24 @@ impl ExportRun {
             writing: &writing,
             stamps: self.ctx.peers.timestamps.is_some(),
             signs: self.ctx.peers.signing.available().is_some(),
-            retry_state: &self.retry_state,
+            retry_state: &self.state.retry_state,
             oldest_listed: self
                 .ctx
                 .listing_cache
                 .retention()
                 .map(|retention| retention.oldest),
-            counts: self.days.counts(),
-            recheck_due: self.days.is_recheck_due(),
-            listed_at: self.journal.listed_at(),
+            counts: self.state.days.counts(),
+            recheck_due: self.state.days.is_recheck_due(),
+            listed_at: self.state.journal.listed_at(),
             now,
-            store_now: self.journal.store_time(now),
+            store_now: self.state.journal.store_time(now),
         })
     }
 
     /// Decides only when to list the bucket again: nothing else is known yet.
     fn decide_unlisted(&self) -> RunDecision {
         let retry_policy = self.ctx.export.retry_policy;
-        let Some(export_backoff) = &self.retry_state.export_backoff else {
+        let Some(export_backoff) = &self.state.retry_state.export_backoff else {
             return RunDecision::default();
         };
         let exhausted = export_backoff.is_exhausted(retry_policy);
@@ -348,8 +338,8 @@ impl ExportRun {
 
     /// Lists the days of the service when that is due. Returns true while it is in progress.
     fn list_days(&mut self, decision: &RunDecision) -> bool {
-        let (listed, running) = (self.journal.listed().is_some(), self.is_listing_days());
-        if let Some(request) = self.days.next_request(decision, listed, running) {
+        let (listed, running) = (self.state.journal.listed().is_some(), self.is_listing_days());
+        if let Some(request) = self.state.days.next_request(decision, listed, running) {
             self.spawn(RunTask::ListDays, move |ctx| async move {
                 RunTaskResult::ListDays(request.send(&ctx).await)
             });
@@ -380,19 +370,19 @@ impl ExportRun {
         for confirmation in decision.confirm {
             self.confirm(confirmation);
         }
-        let journaled_sessions = Arc::new(self.journal.sessions(&self.ctx.export.holder));
+        let journaled_sessions = Arc::new(self.state.journal.sessions(&self.ctx.export.holder));
         for window in decision.start.into_iter().chain(decision.revise) {
             let growth = decision.coverage.grown.get(&window.date());
-            let Ok(revision) = self.journal.revision_target(window, growth) else {
+            let Ok(revision) = self.state.journal.revision_target(window, growth) else {
                 continue;
             };
             self.first_transfer_at.get_or_insert((self.ctx.shared.now)());
-            let journal = self.journal.listed();
-            let last = self.retry_state.windows.get(&window);
+            let journal = self.state.journal.listed();
+            let last = self.state.retry_state.windows.get(&window);
             let prior = PriorEvidence {
                 other_hours: journal
                     .and_then(|journal| other_hours_events(journal, &self.ctx.export, window)),
-                before_oldest_since: self.retry_state.before_oldest_since(window),
+                before_oldest_since: self.state.retry_state.before_oldest_since(window),
                 uncounted_before: last.is_some_and(|last| last.failure.reason == Reason::EventsUncounted),
                 revision,
                 last_failure: last.map(|last| (last.failure.reason, observed_count(&last.failure))),
@@ -408,7 +398,7 @@ impl ExportRun {
     /// Starts the task that confirms the newest count of a stored window.
     fn confirm(&mut self, confirmation: Confirmation) {
         let Confirmation { window, reported } = confirmation;
-        let Some(revisions) = self.journal.revisions(window) else {
+        let Some(revisions) = self.state.journal.revisions(window) else {
             return;
         };
         self.spawn(RunTask::Confirm(window), move |ctx| async move {
@@ -419,12 +409,12 @@ impl ExportRun {
 
     /// Starts the recovery of interrupted attempts.
     fn recover(&mut self, attempts: Vec<AttemptId>) {
-        let (Some(journal), false) = (self.journal.listed(), attempts.is_empty()) else {
+        let (Some(journal), false) = (self.state.journal.listed(), attempts.is_empty()) else {
             return;
         };
-        let closed = Arc::new(self.work.closed_attempts().clone());
+        let closed = Arc::new(self.state.work.closed_attempts().clone());
         let known = journal.attempts.keys().chain(&*closed).copied();
-        let idle = known.filter(|id| !self.work.attempts().contains(id));
+        let idle = known.filter(|id| !self.state.work.attempts().contains(id));
         let idle = Arc::new(idle.collect::<BTreeSet<AttemptId>>());
         let interrupted: Vec<InterruptedAttempt> = attempts
             .into_iter()
@@ -456,6 +446,7 @@ impl ExportRun {
 
     async fn split_day(&mut self, day: Window) -> bool {
         let why = self
+            .state
             .retry_state
             .windows
             .get(&day)
@@ -477,15 +468,15 @@ impl ExportRun {
         .await;
         match written {
             Ok(_) | Err(StoreError::AlreadyExists { .. }) => {
-                self.retry_state.windows.remove(&day);
-                if let Some(journal) = self.journal.listed_mut() {
+                self.state.retry_state.windows.remove(&day);
+                if let Some(journal) = self.state.journal.listed_mut() {
                     journal.splits.insert(day);
                 }
                 true
             }
             Err(error) => {
                 let now = self.now();
-                self.retry_state.record_export_failure(
+                self.state.retry_state.record_export_failure(
                     Failure::from(&error).export_wide(),
                     now,
                     rand::random(),
@@ -497,11 +488,11 @@ impl ExportRun {
 
     /// Starts the task that writes a document.
     fn write_document(&mut self, task: DocumentTask) {
-        let Some(journal) = self.journal.listed() else {
+        let Some(journal) = self.state.journal.listed() else {
             return;
         };
-        let (ctx, sealed) = (Arc::clone(&self.ctx), &self.retry_state.sealed);
-        let work = self.documents.work(task, ctx, journal, sealed);
+        let (ctx, sealed) = (Arc::clone(&self.ctx), &self.state.retry_state.sealed);
+        let work = self.state.documents.work(task, ctx, journal, sealed);
         self.spawn(RunTask::Document(task), |_| async move {
             RunTaskResult::Document(task, work.await)
         });
@@ -515,7 +506,7 @@ impl ExportRun {
         let (started, until) = (Instant::now(), until.min(SLEEP_MAX).max(SLEEP_MIN));
         let stop = self.ctx.stop.clone();
         let end = loop {
-            let publish = if self.work.is_transferring() {
+            let publish = if self.state.work.is_transferring() {
                 PUBLISH_INTERVAL
             } else {
                 SLEEP_MAX
@@ -539,21 +530,22 @@ impl ExportRun {
                 Some(end) = self.tasks.next() => break end,
             }
         };
-        self.process_end(end).await;
+        self.record_end(end).await;
         while let Some(end) = self.tasks.try_next() {
-            self.process_end(end).await;
+            self.record_end(end).await;
         }
     }
 
     /// Applies an event of a task.
     fn apply(&mut self, event: TaskEvent) -> EventEffect {
-        let effect = self.work.apply(event);
+        let effect = self.state.work.apply(event);
         if effect == EventEffect::UserKnown {
             self.inbox
                 .tracker_user
-                .send_replace(self.work.tracker_user().cloned());
+                .send_replace(self.state.work.tracker_user().cloned());
             // Sessions that could not be attributed without the user can be checked now.
-            self.retry_state
+            self.state
+                .retry_state
                 .unrecovered
                 .retain(|_, entry| entry.failure.reason != Reason::OrphanSessionSuspected);
         }
@@ -583,7 +575,7 @@ impl ExportRun {
                 tokio::select! {
                     Some(event) = self.inbox.events.recv() => drop(self.apply(event)),
                     end = self.tasks.next() => match end {
-                        Some(end) => self.process_end(end).await,
+                        Some(end) => self.record_end(end).await,
                         None => break,
                     },
                 }
@@ -600,15 +592,28 @@ impl ExportRun {
     }
 
     fn publish_snapshot(&self, decision: &RunDecision, out: &watch::Sender<Arc<Snapshot>>) -> Arc<Snapshot> {
-        let snapshot = Arc::new(self.build_snapshot(decision));
+        let snapshot = Arc::new(Snapshot {
+            active: self.tasks.windows().len() as u64,
+            first_transfer_at: self.first_transfer_at,
+            looked: self.looked,
+            applied: self.applied,
+            ..build_snapshot(&self.ctx, &self.state, decision)
+        });
         out.send_replace(Arc::clone(&snapshot));
         snapshot
+    }
+
+    /// Records the end of a task.
+    async fn record_end(&mut self, end: RunTaskEnd) {
+        // A task sends its events before it ends.
+        self.apply_events();
+        self.state.record_end(&self.ctx, end).await;
     }
 
     /// Returns the attempts that tasks of this process work on.
     fn attempts_in_progress(&self) -> BTreeSet<AttemptId> {
         let mut in_progress = self.tasks.recoveries();
-        in_progress.extend(self.work.attempts());
+        in_progress.extend(self.state.work.attempts());
         in_progress
     }
 

@@ -9,60 +9,58 @@ use crate::archive::window::Window;
 use crate::export::failure::RetryClass;
 use crate::export::spec::ExportSpec;
 
-impl DecisionBuilder<'_> {
-    /// Reports windows with data that does not count, each with its own reason. Other windows are not affected.
-    pub(super) fn report_damage(&mut self) {
-        let RunObservation { journal, export, .. } = *self.observation;
-        // Includes days that this export does not want: an archive has one source.
-        if let Some((window, source)) = journal.other_source(&export.source) {
-            let message = format!(
-                "the archive belongs to another source: the receipt of {window} names {source}, this export reads \
-                 from {}; nothing is written until they match",
-                export.source
-            );
-            self.add_problem(Reason::SourceMismatch, message, None, RetryClass::Manual, None);
-        }
-        let damaged: Vec<(Window, Reason, String)> = self
-            .coverage
-            .damaged
-            .iter()
-            .filter(|(window, damage)| match damage {
-                // Reported above; adopted or reported as foreign.
-                Damage::OtherSource(_) | Damage::Orphaned => false,
-                // Reported as a failure, or downloaded again.
-                Damage::Short { .. } if self.is_revised(**window) => false,
-                _ => {
-                    let covered = self.coverage.covered.contains(**window);
-                    self.wanted.intersects(**window) && !covered && !self.is_accepted(**window)
-                }
-            })
-            .map(|(window, damage)| {
-                (
-                    *window,
-                    damage.reason(),
-                    damage_message(export, journal, *window, damage),
-                )
-            })
-            .collect();
-        for (window, reason, message) in damaged {
-            self.add_problem(reason, message, Some(window), RetryClass::Manual, None);
-        }
+/// Reports windows with data that does not count, each with its own reason. Other windows are not affected.
+pub(super) fn report_damage(plan: &mut DecisionBuilder<'_>) {
+    let RunObservation { journal, export, .. } = *plan.observation;
+    // Includes days that this export does not want: an archive has one source.
+    if let Some((window, source)) = journal.other_source(&export.source) {
+        let message = format!(
+            "the archive belongs to another source: the receipt of {window} names {source}, this export reads \
+             from {}; nothing is written until they match",
+            export.source
+        );
+        plan.add_problem(Reason::SourceMismatch, message, None, RetryClass::Manual, None);
     }
+    let damaged: Vec<(Window, Reason, String)> = plan
+        .coverage
+        .damaged
+        .iter()
+        .filter(|(window, damage)| match damage {
+            // Reported above; adopted or reported as foreign.
+            Damage::OtherSource(_) | Damage::Orphaned => false,
+            // Reported as a failure, or downloaded again.
+            Damage::Short { .. } if is_revised(plan, **window) => false,
+            _ => {
+                let covered = plan.coverage.covered.contains(**window);
+                plan.wanted.intersects(**window) && !covered && !plan.is_accepted(**window)
+            }
+        })
+        .map(|(window, damage)| {
+            (
+                *window,
+                damage.reason(),
+                damage_message(export, journal, *window, damage),
+            )
+        })
+        .collect();
+    for (window, reason, message) in damaged {
+        plan.add_problem(reason, message, Some(window), RetryClass::Manual, None);
+    }
+}
 
-    /// True if a window is downloaded again, or waits for that.
-    fn is_revised(&self, window: Window) -> bool {
-        let RunObservation {
-            retry_state, active, ..
-        } = *self.observation;
-        let failed = retry_state.windows.get(&window);
-        let reported = failed.is_some_and(|entry| self.has_problem(window, entry.failure.reason));
-        reported || active.contains(&window) || self.decision.revise.contains(&window)
-    }
+/// True if a window is downloaded again, or waits for that.
+fn is_revised(plan: &DecisionBuilder<'_>, window: Window) -> bool {
+    let RunObservation {
+        retry_state, active, ..
+    } = *plan.observation;
+    let failed = retry_state.windows.get(&window);
+    let reported = failed.is_some_and(|entry| has_problem(plan, window, entry.failure.reason));
+    reported || active.contains(&window) || plan.decision.revise.contains(&window)
+}
 
-    fn has_problem(&self, window: Window, reason: Reason) -> bool {
-        let mut problems = self.decision.problems.iter();
-        problems.any(|problem| problem.window == Some(window) && problem.reason == reason)
-    }
+fn has_problem(plan: &DecisionBuilder<'_>, window: Window, reason: Reason) -> bool {
+    let mut problems = plan.decision.problems.iter();
+    problems.any(|problem| problem.window == Some(window) && problem.reason == reason)
 }
 
 /// Describes a window with data that does not count. Content that could be counted only in part needs a person.

@@ -1,39 +1,69 @@
-//! Results of the tasks of a run: what each changes in the journal and in the retry state. I/O with the store, to list a
-//! day again.
+//! State of a run: the bucket, the documents and the work as the results of its tasks left them. I/O with the store, to list
+//! a day again.
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::ExportRun;
+use super::active_work::ActiveWork;
+use super::attempt::{AttemptReport, WindowOutcome};
+use super::commit::ReceiptWrite;
+use super::day_schedule::DaySchedule;
+use super::document_task::DocumentTask;
+use super::documents::{DocumentResult, Documents};
+use super::failure::Failure;
+use super::open::stopped;
+use super::retry_state::RetryState;
+use super::run_context::RunContext;
+use super::run_journal::RunJournal;
+use super::run_tasks::{RunTask, RunTaskEnd, RunTaskResult};
 use crate::api::Reason;
 use crate::archive::layout::AttemptId;
 use crate::archive::records::Receipt;
 use crate::archive::window::Window;
-use crate::export::attempt::{AttemptReport, WindowOutcome};
-use crate::export::commit::ReceiptWrite;
-use crate::export::document_task::DocumentTask;
-use crate::export::documents::DocumentResult;
-use crate::export::failure::Failure;
-use crate::export::open::stopped;
-use crate::export::run_tasks::{RunTask, RunTaskEnd, RunTaskResult};
 
-impl ExportRun {
-    pub(super) async fn process_end(&mut self, end: RunTaskEnd) {
-        // A task sends its events before it ends.
-        self.apply_events();
-        let now = self.now();
+/// What a run knows. Only the loop of the run changes it.
+pub(super) struct RunState {
+    pub(super) journal: RunJournal,
+    pub(super) retry_state: RetryState,
+    pub(super) documents: Documents,
+    /// Attempts, sessions and transfers.
+    pub(super) work: ActiveWork,
+    /// Windows that this run stored.
+    pub(super) stored_now: BTreeSet<Window>,
+    /// Listings of the days of the service.
+    pub(super) days: DaySchedule,
+}
+
+impl RunState {
+    /// Creates the state of a run that has not listed the bucket.
+    pub(super) fn new(retry_state: RetryState, documents: Documents, days: DaySchedule) -> Self {
+        Self {
+            journal: RunJournal::default(),
+            retry_state,
+            documents,
+            work: ActiveWork::default(),
+            stored_now: BTreeSet::new(),
+            days,
+        }
+    }
+
+    /// Records the end of a task.
+    pub(super) async fn record_end(&mut self, ctx: &RunContext, end: RunTaskEnd) {
+        let now = (ctx.shared.now)();
         match end {
             RunTaskEnd::Done(result) => match result {
-                RunTaskResult::Window(window, report) => self.window_done(window, report, now).await,
+                RunTaskResult::Window(window, report) => self.window_done(ctx, window, report, now).await,
                 RunTaskResult::Recover(id, user_known, outcome) => {
-                    self.recover_done(id, user_known, outcome, now).await;
+                    self.recover_done(ctx, id, user_known, outcome, now).await;
                 }
-                RunTaskResult::Adopt(window, outcome) => self.adopt_done(window, outcome, now).await,
-                RunTaskResult::Confirm(window, outcome) => self.confirm_done(window, outcome, now).await,
-                RunTaskResult::Document(task, result) => self.document_done(task, result),
+                RunTaskResult::Adopt(window, outcome) => self.adopt_done(ctx, window, outcome, now).await,
+                RunTaskResult::Confirm(window, outcome) => self.confirm_done(ctx, window, outcome, now).await,
+                RunTaskResult::Document(task, result) => self.document_done(ctx, task, result),
                 RunTaskResult::ListDays(outcome) => self.days.record(outcome, &mut self.retry_state, now),
             },
             RunTaskEnd::Panicked(task, error) => {
-                tracing::error!(%error, export = self.ctx.export.name, "export task ended unexpectedly, report this bug");
+                tracing::error!(%error, export = ctx.export.name, "export task ended unexpectedly, report this bug");
                 let failure = Failure::retry(
                     Reason::Failed,
                     "an export task ended unexpectedly: this is a bug in eventexport, report it with its log",
@@ -47,13 +77,13 @@ impl ExportRun {
                         self.work.end_attempt(window, None);
                         self.retry_state
                             .record_failure(window, failure, now, rand::random());
-                        self.refresh_day(window).await;
+                        self.refresh_day(ctx, window).await;
                     }
                     Some(RunTask::Confirm(window)) => {
                         self.retry_state
                             .record_failure(window, failure, now, rand::random());
                     }
-                    Some(RunTask::Document(task)) => self.document_done(task, Err(failure).into()),
+                    Some(RunTask::Document(task)) => self.document_done(ctx, task, Err(failure).into()),
                     Some(RunTask::ListDays) => self.days.record(Err(failure), &mut self.retry_state, now),
                     None => {}
                 }
@@ -61,7 +91,7 @@ impl ExportRun {
         }
     }
 
-    async fn window_done(&mut self, window: Window, report: AttemptReport, now: Timestamp) {
+    async fn window_done(&mut self, ctx: &RunContext, window: Window, report: AttemptReport, now: Timestamp) {
         let AttemptReport { outcome, leftover } = report;
         self.work.end_attempt(window, leftover);
         let mut needs_refresh = leftover.is_some_and(|leftover| leftover.journaled);
@@ -80,11 +110,11 @@ impl ExportRun {
             Ok(WindowOutcome::Covered) => {
                 self.journal.add_known_receipt(window);
                 let before = self.journal.stored_revision(window);
-                self.refresh_day(window).await;
+                self.refresh_day(ctx, window).await;
                 if before.is_some() && self.journal.stored_revision(window) == before {
-                    self.record_unlisted(window, now);
+                    self.record_unlisted(ctx, window, now);
                 } else {
-                    self.covered_by_other(window, now);
+                    self.covered_by_other(ctx, window, now);
                 }
                 needs_refresh = false;
             }
@@ -95,7 +125,7 @@ impl ExportRun {
                 }
             }
             // A stop is not a failure of the window.
-            Err(failure) if self.ctx.stop.is_cancelled() && failure == stopped() => {}
+            Err(failure) if ctx.stop.is_cancelled() && failure == stopped() => {}
             Err(failure) => {
                 tracing::info!(%window, reason = %failure.reason, error = failure.message, "cannot export window");
                 // The body of a changed day has a receipt.
@@ -105,7 +135,7 @@ impl ExportRun {
             }
         }
         if needs_refresh {
-            self.refresh_day(window).await;
+            self.refresh_day(ctx, window).await;
         }
     }
 
@@ -120,19 +150,19 @@ impl ExportRun {
 
     /// Checks that the bucket shows what an attempt found: that another holder stored the window, or part of it.
     /// Otherwise the window is tried again after a pause, as after a failure.
-    fn covered_by_other(&mut self, window: Window, now: Timestamp) {
+    fn covered_by_other(&mut self, ctx: &RunContext, window: Window, now: Timestamp) {
         let journal = self.journal.listed();
         if journal.is_none_or(|journal| journal.has_data_in(window)) {
             return self.retry_state.record_success(window);
         }
-        self.record_unlisted(window, now);
+        self.record_unlisted(ctx, window, now);
     }
 
     /// Records that the bucket does not show what an attempt found.
-    fn record_unlisted(&mut self, window: Window, now: Timestamp) {
+    fn record_unlisted(&mut self, ctx: &RunContext, window: Window, now: Timestamp) {
         let message = format!(
             "{window} was found in {}, and the listing of the bucket leaves it out: the listing is behind, or another process deleted it",
-            self.ctx.peers.store.identity()
+            ctx.peers.store.identity()
         );
         tracing::warn!(%window, error = message, "cannot take the window over, will retry");
         let failure = Failure::retry(Reason::ListingIncomplete, message);
@@ -143,6 +173,7 @@ impl ExportRun {
     /// `user_known`: whether the recovery knew the user of the sessions.
     async fn recover_done(
         &mut self,
+        ctx: &RunContext,
         id: AttemptId,
         user_known: bool,
         outcome: Result<(), Failure>,
@@ -152,7 +183,7 @@ impl ExportRun {
             Ok(()) => {
                 self.work.mark_closed(id);
                 self.retry_state.unrecovered.remove(&id);
-                self.refresh_day(id.window).await;
+                self.refresh_day(ctx, id.window).await;
                 // A listing that is behind still shows it.
                 if let Some(journal) = self.journal.listed_mut() {
                     journal.attempts.remove(&id);
@@ -171,11 +202,17 @@ impl ExportRun {
         }
     }
 
-    async fn adopt_done(&mut self, window: Window, outcome: Result<bool, Failure>, now: Timestamp) {
+    async fn adopt_done(
+        &mut self,
+        ctx: &RunContext,
+        window: Window,
+        outcome: Result<bool, Failure>,
+        now: Timestamp,
+    ) {
         match outcome {
             Ok(true) => {
-                self.refresh_day(window).await;
-                self.check_adopted(window, now);
+                self.refresh_day(ctx, window).await;
+                self.check_adopted(ctx, window, now);
             }
             Ok(false) => {
                 self.retry_state.foreign_objects.insert(window);
@@ -187,14 +224,14 @@ impl ExportRun {
     }
 
     /// Checks that the bucket shows the receipt of an adopted object. Otherwise the object is adopted again after a pause.
-    fn check_adopted(&mut self, window: Window, now: Timestamp) {
+    fn check_adopted(&mut self, ctx: &RunContext, window: Window, now: Timestamp) {
         let journal = self.journal.listed();
         if !journal.is_some_and(|journal| journal.orphaned_objects().any(|other| other == window)) {
             return;
         }
         let message = format!(
             "the receipt of {window} exists in {}, and can neither be listed nor read: delete or restore it",
-            self.ctx.peers.store.identity()
+            ctx.peers.store.identity()
         );
         tracing::warn!(%window, error = message, "cannot adopt object, will retry");
         let failure = Failure::retry(Reason::ListingIncomplete, message);
@@ -202,13 +239,19 @@ impl ExportRun {
             .record_failure(window, failure, now, rand::random());
     }
 
-    async fn confirm_done(&mut self, window: Window, outcome: Result<ReceiptWrite, Failure>, now: Timestamp) {
+    async fn confirm_done(
+        &mut self,
+        ctx: &RunContext,
+        window: Window,
+        outcome: Result<ReceiptWrite, Failure>,
+        now: Timestamp,
+    ) {
         match outcome {
             Ok(ReceiptWrite::Written(receipt)) => {
                 self.retry_state.record_success(window);
                 self.add_revision(window, &receipt);
             }
-            Ok(ReceiptWrite::WrittenByOther) => self.refresh_day(window).await,
+            Ok(ReceiptWrite::WrittenByOther) => self.refresh_day(ctx, window).await,
             Err(failure) => {
                 tracing::info!(%window, reason = %failure.reason, error = failure.message, "cannot confirm count");
                 self.retry_state
@@ -217,10 +260,10 @@ impl ExportRun {
         }
     }
 
-    fn document_done(&mut self, task: DocumentTask, result: DocumentResult) {
+    fn document_done(&mut self, ctx: &RunContext, task: DocumentTask, result: DocumentResult) {
         let journal = self.journal.listed_mut();
         self.documents
-            .record(task, result, &self.ctx, journal, &mut self.retry_state);
+            .record(task, result, ctx, journal, &mut self.retry_state);
     }
 
     /// Adds the receipt of a later revision to the journal.
@@ -230,8 +273,8 @@ impl ExportRun {
     }
 
     /// Lists one day again.
-    async fn refresh_day(&mut self, window: Window) {
-        if self.journal.refresh_day(&self.ctx, window).await {
+    async fn refresh_day(&mut self, ctx: &RunContext, window: Window) {
+        if self.journal.refresh_day(ctx, window).await {
             self.retry_state.sealed.retain(|period| !period.contains(window));
         }
     }
