@@ -42,7 +42,12 @@ pub enum ExportPhase<'a> {
     /// The task of this generation is about to start, or that of the last generation is about to end.
     Starting,
     /// The export could not start, or crashed.
-    Blocked(&'a Failure),
+    Blocked {
+        /// The cause.
+        failure: &'a Failure,
+        /// True if this process knows that no session is open.
+        no_session: bool,
+    },
     /// The export is suspended.
     Suspended {
         /// True while its task is still stopping.
@@ -101,7 +106,10 @@ pub fn compute_status(
             stopping,
             still_complete,
         } => set_suspended(&mut next, subject, stopping, same || still_complete),
-        ExportPhase::Blocked(failure) => {
+        ExportPhase::Blocked { failure, no_session } => {
+            if no_session {
+                set_inactive(&mut next);
+            }
             let mut health = export_health::blocked(failure, previous);
             health.complete &= same;
             set_health(&mut next, subject, &health);
@@ -223,14 +231,19 @@ fn set_suspended(next: &mut EventExportStatus, subject: StatusContext, stopping:
         Reason::Suspended,
         message,
     );
-    if let Some(windows) = &mut next.windows
-        && !stopping
-    {
+    if !stopping {
+        set_inactive(next);
+    }
+    next.next_run_time = None;
+}
+
+/// Shows that no transfer is active and no session open.
+fn set_inactive(next: &mut EventExportStatus) {
+    if let Some(windows) = &mut next.windows {
         windows.waiting = windows.waiting.saturating_add(windows.active);
         windows.active = 0;
         next.sessions.clear();
     }
-    next.next_run_time = None;
 }
 
 fn set_health(next: &mut EventExportStatus, subject: StatusContext, health: &ExportHealth) {

@@ -39,7 +39,7 @@ enum KnownState {
     Unknown,
     Starting,
     Suspended { stopping: bool, still_complete: bool },
-    Blocked(Failure),
+    Blocked { failure: Failure, no_session: bool },
     Observed(Arc<Snapshot>, Arc<ExportSpec>),
 }
 
@@ -60,7 +60,10 @@ fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
             }
         }
         TaskState::Finished { spec, .. } if *spec == wanted => match (&entry.failure, &entry.last_run) {
-            (Some(failure), _) => KnownState::Blocked(Failure::clone(failure)),
+            (Some(failure), _) => KnownState::Blocked {
+                failure: Failure::clone(failure),
+                no_session: entry.sessions == Some(false),
+            },
             (None, Some((snapshot, export))) => KnownState::Observed(snapshot.clone(), export.clone()),
             (None, None) => KnownState::Unknown,
         },
@@ -73,7 +76,7 @@ fn answered_look(entry: &ExportEntry, known: &KnownState) -> Option<String> {
     let look = entry.look.as_ref().filter(|_| !entry.restart_requested)?;
     let answered = match known {
         KnownState::Observed(snapshot, _) => snapshot.observed && snapshot.looked >= look.number,
-        KnownState::Blocked(_) => true,
+        KnownState::Blocked { .. } => true,
         KnownState::Unknown | KnownState::Starting | KnownState::Suspended { .. } => false,
     };
     answered.then(|| look.value.to_string())
@@ -175,7 +178,10 @@ async fn write_status(
             stopping: *stopping,
             still_complete: *still_complete,
         }),
-        KnownState::Blocked(failure) => Some(status::ExportPhase::Blocked(failure)),
+        KnownState::Blocked { failure, no_session } => Some(status::ExportPhase::Blocked {
+            failure,
+            no_session: *no_session,
+        }),
         KnownState::Observed(snapshot, export) => Some(status::ExportPhase::Observed(snapshot, export)),
     };
     let subject = status::StatusContext {

@@ -91,7 +91,7 @@ impl RunJournal {
     }
 
     /// Lists one day again. Returns true if the journal shows it; on failure drops the journal, so that the complete bucket
-    /// is listed later.
+    /// is listed later. A run that stops keeps it: what it knows about its sessions must not be lost.
     pub(super) async fn refresh_day(&mut self, ctx: &RunContext, window: Window) -> bool {
         let refreshed = async {
             let memory = ctx.journal_share();
@@ -116,6 +116,7 @@ impl RunJournal {
                 }
                 self.listed.is_some()
             }
+            Err(_) if ctx.stop.is_cancelled() => false,
             Err(failure) => {
                 tracing::debug!(day = %window.date(), error = failure.message, "cannot list day, will list the bucket");
                 self.drop_listing();

@@ -313,8 +313,28 @@ fn a_blocked_export_names_the_manual_action() {
         missing: HourSet::default(),
         ..snapshot()
     });
+    let blocked = |no_session| ExportPhase::Blocked {
+        failure: &missing,
+        no_session,
+    };
+    let stopped = Snapshot {
+        active: 1,
+        sessions: vec![SessionFacts {
+            id: "one".to_owned(),
+            window: DAY,
+        }],
+        ..snapshot()
+    };
+    for no_session in [true, false] {
+        let status = compute_status(subject(), blocked(no_session), &observed(&stopped));
+        let active = status.windows.unwrap().active;
+        assert_eq!(
+            (status.sessions.is_empty(), active == 0),
+            (no_session, no_session)
+        );
+    }
     for (before, states) in [(EventExportStatus::default(), "FFFT"), (before, "FTFT")] {
-        let blocked = compute_status(subject(), ExportPhase::Blocked(&missing), &before);
+        let blocked = compute_status(subject(), blocked(true), &before);
         assert_eq!(
             summary(&blocked),
             (states.to_owned(), "CredentialsMissing".to_owned())
