@@ -36,7 +36,7 @@ fn process_context() -> ProcessContext {
         tokens: TokenCache::new(),
         identities: AwsIdentities::new(Traffic::default()),
         service_account: None,
-        pod_identity: PodIdentity::NotGranted,
+        pod_identity: Arc::new(|| PodIdentity::NotGranted),
         // Marks the attempts in the journal as those of this program: the same at each start, and of one process at a time.
         holder: "examples/embed".to_owned(),
         holder_epoch: None,

@@ -19,14 +19,15 @@ use url::Url;
 use super::kube_config::kube_config;
 use crate::api::parse_duration;
 use crate::api::rules::limit::SOURCE_RETENTION_DAYS;
+use crate::controller::access_files::{AccessFiles, AccessSettings};
 use crate::controller::election::LeaseTiming;
-use crate::controller::grants::{Grant, parse_grants};
+use crate::controller::grants::Grant;
 use crate::controller::watch_scope::{LabelQuery, WatchScope};
 use crate::controller::{
-    DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, EngineExporter, Exporter, LeaseSettings, OperatorConfig,
-    WatchConfig, run_operator,
+    AccessConfig, DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, EngineExporter, Exporter, LeaseSettings,
+    OperatorConfig, WatchConfig, run_operator,
 };
-use crate::egress::{AWS_S3, Fence, HostPolicy, PUBLIC_REGIONS, Traffic};
+use crate::egress::{Fence, Traffic};
 use crate::export::engine::{Engine, Limits};
 use crate::storage::AwsIdentities;
 use crate::telemetry::metrics::DEFAULT_DETAILED_RESOURCES;
@@ -81,6 +82,11 @@ pub struct OperatorArgs {
     )]
     pub allow_host: Vec<String>,
 
+    /// File with further allowed hosts, one per line; without --allow-host, only these are allowed. A change takes effect
+    /// within seconds, without a restart
+    #[arg(long, env = "EVENTEXPORT_ALLOW_HOST_FILE", value_name = "FILE")]
+    pub allow_host_file: Option<PathBuf>,
+
     /// Let a namespace use the operator's own bucket identity; may be repeated: NAMESPACE=BUCKET,
     /// NAMESPACE=BUCKET/PREFIX, or NAMESPACE=BUCKET/PREFIX@https://HOST for a store other than AWS. Behind spaces, the
     /// attributes of objects that it allows: objectLock=MODE:DAYS, kmsKeyId=ID, storageClass=NAME (default: none)
@@ -92,9 +98,13 @@ pub struct OperatorArgs {
     )]
     pub grant_identity: Vec<Grant>,
 
-    /// File with further grants, one per line
+    /// File with further grants, one per line. A change takes effect within seconds, without a restart
     #[arg(long, env = "EVENTEXPORT_GRANT_IDENTITY_FILE", value_name = "FILE")]
     pub grant_identity_file: Option<PathBuf>,
+
+    /// Interval at which the files of allowed hosts and grants are read, for tests
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, hide = true)]
+    pub access_interval: Duration,
 
     /// Number of days that the service keeps events, by the plan of the space; for the metric of the time left before a
     /// day is deleted (default: derived from the days that the service lists). `spec.source.retentionDays` overrides it
@@ -290,8 +300,12 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         Some(name) => name.clone(),
         None => default_lease_name(&scope)?,
     };
-    let (hosts, store_hosts) = host_policies(&args.allow_host)?;
-    let grants = read_grants(args)?;
+    let (policy, files) = AccessFiles::load(AccessSettings {
+        allow_host: args.allow_host.clone(),
+        allow_host_file: args.allow_host_file.clone(),
+        grant_identity: args.grant_identity.clone(),
+        grant_identity_file: args.grant_identity_file.clone(),
+    })?;
     let limits = Limits {
         pool_mib: args.pool_mib,
         windows: usize::from(args.windows),
@@ -311,19 +325,17 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
     metrics.load.set_source(move || load_engine.load());
     let exporter_traffic = traffic.clone();
     let identities = AwsIdentities::new(traffic.clone());
+    let access = policy.clone();
     let exporter = move |kubernetes: kube::Client, cluster: String, process: String| -> Arc<dyn Exporter> {
-        let (engine, tokens, grants) = (engine.clone(), tokens.clone(), grants.clone());
-        let (hosts, store_hosts) = (hosts.clone(), store_hosts.clone());
+        let (engine, tokens, access) = (engine.clone(), tokens.clone(), access.clone());
         let (traffic, identities) = (exporter_traffic.clone(), identities.clone());
         Arc::new(EngineExporter {
             engine,
-            hosts,
-            store_hosts,
+            access,
             traffic,
             tokens,
             identities,
             kubernetes,
-            grants,
             cluster,
             process,
         })
@@ -342,6 +354,11 @@ fn config(args: &OperatorArgs, kubernetes: kube::Config, metrics: &Metrics) -> R
         watch_secrets: args.watch_secrets,
         shutdown_timeout: args.shutdown_timeout,
         exporter: Arc::new(exporter),
+        access: AccessConfig {
+            policy,
+            files,
+            interval: args.access_interval,
+        },
         traffic,
         retention_days: args.source_retention_days,
         cluster: args.cluster_id.clone(),
@@ -360,65 +377,4 @@ fn default_lease_name(scope: &WatchScope) -> Result<String> {
         Some(namespace) => format!("eventexport-operator-{namespace}"),
         None => "eventexport-operator".to_owned(),
     })
-}
-
-/// Keyword in `--allow-host` for the public regions of the service and AWS S3.
-const PUBLIC_KEYWORD: &str = "public-regions";
-
-/// Returns the host policies for trackers and UAAs, and for stores. Named hosts are in both. Of [`PUBLIC_KEYWORD`], the
-/// regions are in the first and AWS is in the second: anyone can get a host below amazonaws.com, and a service that
-/// names such a host as its UAA must not receive the API key there. Both on port 443 and with public addresses only.
-fn host_policies(allowed: &[String]) -> Result<(HostPolicy, HostPolicy)> {
-    let named: Vec<String> = allowed
-        .iter()
-        .filter(|host| *host != PUBLIC_KEYWORD)
-        .cloned()
-        .collect();
-    let public = allowed.is_empty() || named.len() < allowed.len();
-    let policy = |defaults: &[&str]| {
-        let defaults = if public { defaults } else { &[] };
-        HostPolicy::allow_with_defaults(&named, defaults).context("--allow-host")
-    };
-    Ok((policy(&PUBLIC_REGIONS)?, policy(&AWS_S3)?))
-}
-
-fn read_grants(args: &OperatorArgs) -> Result<Vec<Grant>> {
-    let mut grants = args.grant_identity.clone();
-    if let Some(file) = &args.grant_identity_file {
-        let context = || format!("--grant-identity-file {}", file.display());
-        let text = std::fs::read_to_string(file).with_context(context)?;
-        grants.extend(parse_grants(&text).with_context(context)?);
-    }
-    Ok(grants)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn default_uaa_hosts_exclude_amazonaws_com() {
-        for allowed in [
-            &[][..],
-            &[PUBLIC_KEYWORD.to_owned(), "uaa.example.com".to_owned()],
-        ] {
-            let (service, stores) = host_policies(allowed).unwrap();
-            let check = |policy: &HostPolicy, url: &str| policy.check_url(&url.parse().unwrap()).is_ok();
-            let third_party = "https://x.execute-api.us-east-1.amazonaws.com/oauth/token";
-            assert!(!check(&service, third_party));
-            assert!(check(&service, "https://login.ng.bluemix.net"));
-            assert!(check(&stores, "https://audit.s3.eu-central-1.amazonaws.com"));
-            assert!(!check(
-                &stores,
-                "https://audit.s3.eu-central-1.amazonaws.com:8443"
-            ));
-            assert!(!check(&service, "https://login.ng.bluemix.net:8443"));
-            assert!(!check(&stores, "https://login.ng.bluemix.net"));
-            let named = "https://uaa.example.com";
-            assert_eq!(
-                (check(&service, named), check(&stores, named)),
-                (!allowed.is_empty(), !allowed.is_empty())
-            );
-        }
-    }
 }

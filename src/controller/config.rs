@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access_watch::AccessConfig;
 use super::exporter::Exporter;
 use super::lease::LeaseSettings;
 use super::watch_scope::WatchScope;
@@ -30,6 +31,8 @@ pub struct OperatorConfig {
     pub shutdown_timeout: Duration,
     /// Creates the exporter from a client and the names of the cluster and of this process.
     pub exporter: Arc<dyn Fn(kube::Client, String, String) -> Arc<dyn Exporter> + Send + Sync>,
+    /// Allowed hosts and grants, which the exporter reads too.
+    pub access: AccessConfig,
     /// Metrics and fence of outgoing requests. The fence closes when the lease expires.
     pub traffic: Traffic,
     /// Number of days for which the service keeps events, if known, of exports whose spec does not say it. Used only for a

@@ -21,7 +21,7 @@ use super::look_request::{LOOK_INTERVAL, LookRequest, requested};
 use super::secrets_in_use::SecretsInUse;
 use super::status::owned_status;
 use super::verification::VerificationUpdate;
-use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus};
+use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus, Reason};
 use crate::export::engine::{ReleaseReport, SpecUpdate};
 use crate::export::failure::Failure;
 use crate::export::retry_state::RetryState;
@@ -256,6 +256,22 @@ impl ExportEntry {
         version(object).is_some_and(|version| version < self.newest_version)
     }
 
+    /// Returns true if its last failure is that the operator denies a host or its own identity.
+    pub(super) fn was_denied(&self) -> bool {
+        let denied = |reason| matches!(reason, Reason::HostNotAllowed | Reason::IdentityNotGranted);
+        let in_run = match &self.state {
+            TaskState::Running(running) => {
+                let snapshot = running.snapshots.borrow();
+                snapshot.problems.iter().any(|problem| denied(problem.reason))
+            }
+            TaskState::NotStarted | TaskState::Finished { .. } => false,
+        };
+        let waiting = self.retry_state.as_ref();
+        let waiting = waiting.and_then(|state| state.export_backoff.as_ref());
+        let failures = self.failure.iter().chain(waiting.map(|entry| &entry.failure));
+        in_run || failures.into_iter().any(|failure| denied(failure.reason))
+    }
+
     /// Returns true if another installation serves the resource.
     pub(super) fn served_by_other(&self) -> bool {
         matches!(self.handover.as_deref(), Some(Handover::ServedBy(_)))
@@ -419,7 +435,6 @@ pub(super) fn digest(value: &impl Serialize) -> NonZero<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Reason;
 
     #[test]
     fn the_next_run_goes_on_with_the_backoff_unless_a_user_changed_something() {

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::grants::{Grant, decide_grant};
+use super::access::AccessPolicy;
 use super::service_account::ServiceAccountIdentity;
 use crate::api::{EventExportSpec, SettingNames};
 use crate::archive::manifest::signature::PublicKey;
-use crate::egress::{HostPolicy, Traffic};
+use crate::egress::Traffic;
 use crate::export::connect::{self, ProcessContext, Secrets};
 use crate::export::engine::{Engine, Peers, ReleaseReport, RunControl};
 use crate::export::failure::Failure;
@@ -89,10 +89,8 @@ pub trait ExportRunner: Send + Sync + 'static {
 pub struct EngineExporter {
     /// Engine that all exports of the process share.
     pub engine: Engine,
-    /// Allowed hosts for requests to trackers and their UAAs.
-    pub hosts: HostPolicy,
-    /// Allowed hosts for requests to stores.
-    pub store_hosts: HostPolicy,
+    /// Allowed hosts, and grants of the operator's own bucket identity.
+    pub access: AccessPolicy,
     /// Metrics and fence of outgoing requests.
     pub traffic: Traffic,
     /// Tokens of all exports.
@@ -101,8 +99,6 @@ pub struct EngineExporter {
     pub identities: AwsIdentities,
     /// Client for the tokens of ServiceAccounts.
     pub kubernetes: Client,
-    /// Grants of the operator's own bucket identity.
-    pub grants: Vec<Grant>,
     /// Name of this cluster, different from those of other clusters.
     pub cluster: String,
     /// Name of this process, different from those of other processes.
@@ -117,10 +113,12 @@ struct EngineRunner {
 
 impl EngineExporter {
     fn process_context(&self, spec: &EventExportSpec, owner: &Owner) -> ProcessContext {
+        let (access, namespace) = (self.access.clone(), owner.namespace.clone());
+        let destination = spec.destination.s3.clone();
         ProcessContext {
             name: format!("{}/{}", owner.namespace, owner.name),
-            hosts: self.hosts.clone(),
-            store_hosts: self.store_hosts.clone(),
+            hosts: self.access.hosts().service.clone(),
+            store_hosts: self.access.hosts().stores.clone(),
             traffic: self.traffic.clone(),
             tokens: self.tokens.clone(),
             identities: self.identities.clone(),
@@ -133,7 +131,7 @@ impl EngineExporter {
                     Arc::new(ServiceAccountIdentity::new(self.kubernetes.clone(), account));
                 identity
             }),
-            pod_identity: decide_grant(&self.grants, &owner.namespace, &spec.destination.s3),
+            pod_identity: Arc::new(move || access.identity(&namespace, &destination)),
             // Not the UID: a resource that was deleted by force and recreated resumes at once.
             holder: format!("{}/{}/{}", self.cluster, owner.namespace, owner.name),
             holder_epoch: Some(HolderEpoch::new(self.process.clone(), owner.since)),

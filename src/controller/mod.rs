@@ -1,9 +1,12 @@
 //! Controller of `EventExport` resources: observe, decide, act, write the status, with finalizer and leader election.
 //!
-//! Pure: [`decide`], [`export_health`], [`status`], [`election`], [`watch_scope`], `gauges`, [`grants`],
+//! Pure: [`access`], [`decide`], [`export_health`], [`status`], [`election`], [`watch_scope`], `gauges`, [`grants`],
 //! `secrets_in_use`. With effects: `reconcile` and its callees, `runs`, `lease`, [`installations`],
 //! `verification`, and this file, which starts and stops the parts.
 
+pub mod access;
+pub mod access_files;
+mod access_watch;
 mod act;
 mod config;
 mod context;
@@ -55,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+pub use access_watch::AccessConfig;
 pub use config::{DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, OperatorConfig, WatchConfig};
 pub use entry::FINALIZER;
 pub use exporter::{EngineExporter, ExportRunner, Exporter, OpenedArchive, Owner};
@@ -67,6 +71,7 @@ use crate::shares::queue::DepthLimits;
 use crate::shares::semaphore::FairSemaphore;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::ResourceSource;
+use access_watch::AccessWatch;
 use context::ReconcileContext;
 use events::EventRecorder;
 use installations::{Installation, Installations, LeaseWatch};
@@ -103,6 +108,9 @@ pub async fn run_operator(
     let Some(cluster) = cluster_id(&config, &client, &telemetry, &shutdown).await? else {
         return Ok(());
     };
+    for flag in config.access.files.flags() {
+        telemetry.metrics.access_file(flag, true);
+    }
     let host = std::env::var("HOSTNAME").ok();
     let me = lease::identity(host.as_deref());
     let candidate = LeaseCandidate::new(
@@ -172,6 +180,9 @@ async fn run_as_leader(
     });
     let source: Arc<dyn ResourceSource> = registry.clone();
     metrics.resources.set_source(Arc::downgrade(&source));
+    let mut access = AccessWatch::new(config.access.clone(), reader.clone(), registry.clone(), metrics);
+    // The files may have changed while another process was the leader.
+    access.read_once().await;
     let end = CancellationToken::new();
     let _abort_guard = AbortOnDrop(registry.clone());
     let mut controller_task = AbortOnDropHandle::new(tokio::spawn(run_controller(
@@ -192,6 +203,7 @@ async fn run_as_leader(
             }
         }))
     };
+    let access = AbortOnDropHandle::new(tokio::spawn(access.run()));
     let overlaps = leases.run(reader.clone(), registry.wake_ups.clone());
     let overlaps = AbortOnDropHandle::new(tokio::spawn(overlaps));
     let verifications = verification::run(context.clone(), reader.clone());
@@ -210,6 +222,7 @@ async fn run_as_leader(
     // Prevents new tasks before the running ones are stopped.
     end.cancel();
     secrets.abort();
+    access.abort();
     overlaps.abort();
     verifications.abort();
     controller_task.abort();

@@ -254,6 +254,24 @@ impl ExportRegistry {
         }
     }
 
+    /// Restarts an export if `condition` holds, also before a pause has passed: stops its task if there is one. Returns the
+    /// resource to reconcile.
+    pub(super) fn restart_if(
+        &self,
+        uid: &str,
+        condition: impl FnOnce(&ExportEntry) -> bool,
+    ) -> Option<ObjectRef<EventExport>> {
+        let mut entries = self.lock();
+        let entry = entries.by_uid.get_mut(uid).filter(|entry| condition(entry))?;
+        (entry.restart_requested, entry.failures) = (true, 0);
+        if let TaskState::Running(running) = &entry.state
+            && running.kind == TaskKind::Export
+        {
+            running.stop.cancel();
+        }
+        Some(ObjectRef::clone(&entry.object))
+    }
+
     /// Gives a running task the newer spec of its resource. Returns false if it cannot take it.
     pub(super) fn apply_spec(&self, uid: &str, object: &Arc<EventExport>, export: ExportSpec) -> bool {
         let mut entries = self.lock();

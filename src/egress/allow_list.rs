@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use url::{Host, Url};
 
@@ -38,9 +38,15 @@ pub const PUBLIC_REGIONS: [&str; 16] = [
     "uaa.eu-gb.bluemix.net",
 ];
 
-/// Hosts that requests may be sent to. Cheap to clone.
+/// Hosts that requests may be sent to. Cheap to clone; clones share the rules, also when they are replaced.
 #[derive(Clone)]
-pub struct HostPolicy(Arc<HostRules>);
+pub struct HostPolicy(Arc<RwLock<RulesInUse>>);
+
+struct RulesInUse {
+    current: Arc<HostRules>,
+    /// Rules before the last replacement, while sessions are deleted at hosts that only they allow.
+    former: Option<Arc<HostRules>>,
+}
 
 enum HostRules {
     /// Any host. A UAA that a service names must share the domain of the service, unless it is one of these.
@@ -80,18 +86,49 @@ pub struct InvalidHostEntry {
 impl HostPolicy {
     /// Allows any host, for the command line: the user chooses the hosts.
     pub fn any() -> Self {
-        Self(Arc::new(HostRules::Any(Vec::new())))
+        Self::new(Arc::new(HostRules::Any(Vec::new())))
     }
 
-    /// Returns the address of the rules, which identifies them while somebody holds them.
+    fn new(current: Arc<HostRules>) -> Self {
+        Self(Arc::new(RwLock::new(RulesInUse {
+            current,
+            former: None,
+        })))
+    }
+
+    fn rules(&self) -> RwLockReadGuard<'_, RulesInUse> {
+        // Nothing panics under this lock.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the address of the policy, which identifies it while somebody holds it. Replaced rules do not change it.
     pub(super) fn address(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Returns a policy with the same rules, which no replacement changes.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self::new(self.rules().current.clone())
+    }
+
+    /// Replaces the rules, also for all clones, by those of `newer`. Each request that starts from now on follows them. The
+    /// former rules stay known until [`HostPolicy::forget_former`].
+    pub fn replace(&self, newer: &Self) {
+        let newer = newer.rules().current.clone();
+        let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        rules.former = Some(std::mem::replace(&mut rules.current, newer));
+    }
+
+    /// Forgets the rules before the last replacement.
+    pub fn forget_former(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).former = None;
     }
 
     /// Allows any host, and these as a UAA that a service of another domain names. Entries as in
     /// [`HostPolicy::allow`].
     pub fn any_with(named: &[String]) -> Result<Self, InvalidHostEntry> {
-        Ok(Self(Arc::new(HostRules::Any(parse_all(named)?))))
+        Ok(Self::new(Arc::new(HostRules::Any(parse_all(named)?))))
     }
 
     /// Allows only these: `host`, `host:port`, `*.suffix` (one or more labels in front), or an IP address. An entry
@@ -110,15 +147,16 @@ impl HostPolicy {
             public_only: true,
             ..entry
         }));
-        Ok(Self(Arc::new(HostRules::Allow(entries))))
+        Ok(Self::new(Arc::new(HostRules::Allow(entries))))
     }
 
     /// Returns true if credentials may be sent to a UAA that was not configured, but is named by the API of a service.
     /// It must be on the list, if there is one. Otherwise it must belong to the same registrable domain (by the Public
     /// Suffix List), be on this machine like the API, or be named by the user.
     pub fn trusts_discovered(&self, api: &Url, uaa: &Url) -> bool {
-        match &*self.0 {
-            HostRules::Allow(_) => self.check_url(uaa).is_ok(),
+        let rules = self.rules();
+        match &*rules.current {
+            HostRules::Allow(_) => rules.current.check_url(uaa).is_ok(),
             HostRules::Any(named) => {
                 is_same_site(api, uaa) || named.iter().any(|entry| entry.matches_url(uaa))
             }
@@ -128,6 +166,36 @@ impl HostPolicy {
     /// Checks a URL: it must be `https` (or `http` for this machine), have no credentials, and name an allowed host and
     /// port. IP addresses are checked here, because they do not pass the resolver.
     pub fn check_url(&self, url: &Url) -> Result<(), HostDenied> {
+        self.rules().current.check_url(url)
+    }
+
+    /// Checks the URL of a request that deletes a session: a host that was allowed when the session was opened may get it
+    /// after its removal, so that no session stays open.
+    pub fn check_deletion(&self, url: &Url) -> Result<(), HostDenied> {
+        let rules = self.rules();
+        let denied = rules.current.check_url(url);
+        match &rules.former {
+            Some(former) if denied.is_err() => former.check_url(url).or(denied),
+            _ => denied,
+        }
+    }
+
+    /// Checks an address for a connection to `host`, a name or an address. With an allow-list, a name never resolves to
+    /// this machine, or to a link-local, metadata or multicast address, regardless of DNS. `localhost` may be this
+    /// machine if the list contains `localhost`. Private ranges are allowed for the hosts that the operator names. Former
+    /// rules count as well while they are known: the URL of each request was checked before.
+    pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), HostDenied> {
+        let rules = self.rules();
+        let denied = rules.current.check_address(host, address);
+        match &rules.former {
+            Some(former) if denied.is_err() => former.check_address(host, address).or(denied),
+            _ => denied,
+        }
+    }
+}
+
+impl HostRules {
+    fn check_url(&self, url: &Url) -> Result<(), HostDenied> {
         let Some(host) = url.host() else {
             return Err(denied(url.scheme(), "the URL has no host"));
         };
@@ -152,9 +220,9 @@ impl HostPolicy {
             }
             _ => return Err(denied(&shown, "only https is supported")),
         }
-        match &*self.0 {
-            HostRules::Any(_) => Ok(()),
-            HostRules::Allow(entries) => entries
+        match self {
+            Self::Any(_) => Ok(()),
+            Self::Allow(entries) => entries
                 .iter()
                 .any(|entry| entry.matches_url(url))
                 .then_some(())
@@ -162,11 +230,8 @@ impl HostPolicy {
         }
     }
 
-    /// Checks an address for a connection to `host`, a name or an address. With an allow-list, a name never resolves to
-    /// this machine, or to a link-local, metadata or multicast address, regardless of DNS. `localhost` may be this
-    /// machine if the list contains `localhost`. Private ranges are allowed for the hosts that the operator names.
-    pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), HostDenied> {
-        let HostRules::Allow(entries) = &*self.0 else {
+    fn check_address(&self, host: &str, address: IpAddr) -> Result<(), HostDenied> {
+        let Self::Allow(entries) = self else {
             return Ok(());
         };
         let name = normalize_host(host);
@@ -347,7 +412,7 @@ impl fmt::Display for AllowedHost {
 
 impl fmt::Debug for HostPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
+        match &*self.rules().current {
             HostRules::Any(_) => f.write_str("HostPolicy(any)"),
             HostRules::Allow(entries) => f
                 .debug_list()
@@ -617,6 +682,32 @@ mod tests {
                 "{uaa}"
             );
         }
+    }
+
+    #[test]
+    fn replaced_rules_hold_for_all_clones_and_sessions_are_still_deleted() {
+        let policy = allow(&["a.example", "b.example"]);
+        let (clone, before) = (policy.clone(), policy.detached());
+        let (a, b): (Url, Url) = (
+            "https://a.example".parse().unwrap(),
+            "https://b.example".parse().unwrap(),
+        );
+        let public = "203.0.113.9".parse().unwrap();
+        policy.replace(&allow(&["b.example", "c.example"]));
+        assert!(clone.check_url(&a).is_err() && clone.check_url(&b).is_ok());
+        assert!(clone.check_deletion(&a).is_ok() && clone.check_deletion(&b).is_ok());
+        assert!(
+            clone
+                .check_deletion(&"https://d.example".parse().unwrap())
+                .is_err()
+        );
+        assert!(clone.check_address("a.example", public).is_ok());
+        assert!(clone.check_address("d.example", public).is_err());
+        assert_eq!(clone.address(), policy.address());
+        policy.forget_former();
+        assert!(clone.check_deletion(&a).is_err());
+        assert!(clone.check_address("a.example", public).is_err());
+        assert!(before.check_url(&a).is_ok());
     }
 
     #[test]

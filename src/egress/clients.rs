@@ -20,7 +20,7 @@ pub struct ClientSettings {
     /// True if the proxies of the environment are used.
     proxies: bool,
     connect_timeout: Duration,
-    /// Address of the rules, which a client keeps alive.
+    /// Address of the policy, which a client keeps alive and reads at each request.
     hosts: usize,
 }
 

@@ -19,8 +19,8 @@ use crate::archive::manifest::document::GapEntry;
 use crate::archive::manifest::signature::PublicKey;
 use crate::egress::{HostPolicy, Traffic, check_ca};
 use crate::storage::{
-    AwsIdentities, CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings,
-    S3Store, S3Timeouts, Sse, SseAlgorithm, Store, WebIdentity,
+    AwsIdentities, CannedAcl, ChecksumMode, IdentityError, ObjectLockMode, ObjectRetention, S3Credentials,
+    S3Settings, S3Store, S3Timeouts, Sse, SseAlgorithm, Store, UsePermission, WebIdentity,
 };
 use crate::tracker::{
     Credentials, RetryConfig, Timeouts, TimestampAuthority, TokenCache, Tracker, TrackerConfig, UaaSource,
@@ -55,8 +55,8 @@ pub struct ProcessContext {
     /// ServiceAccount that the spec names. Without it the identity of the process stands for it, as in a Pod that runs as
     /// this ServiceAccount.
     pub service_account: Option<Arc<dyn WebIdentity>>,
-    /// Use of the identity of the process for the bucket of this export.
-    pub pod_identity: PodIdentity,
+    /// Use of the identity of the process for the bucket of this export, asked before each request.
+    pub pod_identity: Arc<dyn Fn() -> PodIdentity + Send + Sync>,
     /// Holder of attempts, stable over restarts.
     pub holder: String,
     /// The process behind the holder's name, and since when it alone has the name.
@@ -257,9 +257,11 @@ pub async fn s3(
         let credentials = process_context.identities.account(Arc::clone(identity)).await;
         S3Credentials::Temporary(credentials.map_err(|error| Failure::from(&error))?)
     } else {
-        identity_granted(&process_context.pod_identity, bucket)?;
+        let permission = identity_permission(process_context, bucket);
+        permission().map_err(|error| Failure::from(&error))?;
         let credentials = process_context.identities.process().await;
-        S3Credentials::Temporary(credentials.map_err(|error| Failure::from(&error))?)
+        let credentials = credentials.map_err(|error| Failure::from(&error))?;
+        S3Credentials::Temporary(credentials.with_permission(permission))
     };
     let settings = S3Settings {
         bucket: bucket.clone(),
@@ -320,29 +322,17 @@ fn with_object_attributes(settings: S3Settings, destination: &S3Destination) -> 
     }
 }
 
-fn identity_granted(identity: &PodIdentity, bucket: &str) -> Result<(), Failure> {
-    let (message, remedy) = match identity {
-        PodIdentity::Granted => return Ok(()),
-        PodIdentity::NotGranted => (
-            format!(
-                "the spec names no credentials for bucket {bucket}, and the operator does not grant its own identity to \
-                 this namespace"
-            ),
-            Remedy::new(
-                Setting::BucketCredentials,
-                "set {}, or add a grant to the operator (--grant-identity)",
-            ),
-        ),
-        PodIdentity::TermMissing(term) => (
-            format!("the operator grants its own identity for bucket {bucket} without the term {term}"),
-            Remedy::new(
-                Setting::ObjectAttributes,
-                "change {}, or add the term to the grant of the operator (--grant-identity)",
-            ),
-        ),
-    };
-    let failure = Failure::wait(api::Reason::IdentityNotGranted, message, None);
-    Err(failure.with_remedy(remedy).export_wide())
+/// Returns the permission to use the identity of the process for a bucket.
+fn identity_permission(process_context: &ProcessContext, bucket: &str) -> UsePermission {
+    let (identity, bucket) = (process_context.pod_identity.clone(), bucket.to_owned());
+    Arc::new(move || {
+        let bucket = bucket.clone();
+        match identity() {
+            PodIdentity::Granted => Ok(()),
+            PodIdentity::NotGranted => Err(IdentityError::NotGranted { bucket }),
+            PodIdentity::TermMissing(term) => Err(IdentityError::TermMissing { bucket, term }),
+        }
+    })
 }
 
 fn checked(spec: &EventExportSpec) -> Result<CheckedSpec, Failure> {

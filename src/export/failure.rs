@@ -240,6 +240,9 @@ impl From<&IdentityError> for Failure {
             IdentityError::ProcessRefused { .. }
             | IdentityError::AccountRefused { .. }
             | IdentityError::TokenRefused { .. } => (Reason::CredentialsRefused, ""),
+            IdentityError::NotGranted { .. } | IdentityError::TermMissing { .. } => {
+                (Reason::IdentityNotGranted, "")
+            }
             IdentityError::NoProcessIdentity { .. }
             | IdentityError::AccountMissing(_)
             | IdentityError::RoleMissing(_)

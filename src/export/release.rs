@@ -77,5 +77,6 @@ fn is_permanent(failure: &Failure) -> bool {
                 | Reason::CredentialsRefused
                 | Reason::RoleMissing
                 | Reason::HostNotAllowed
+                | Reason::IdentityNotGranted
         )
 }

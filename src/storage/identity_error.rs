@@ -53,6 +53,22 @@ pub enum IdentityError {
         /// The variable or setting, and the rule that it breaks.
         message: String,
     },
+    /// The spec names no credentials, and no grant lets it use the identity of this process.
+    #[error(
+        "the spec names no credentials for bucket {bucket}, and the operator does not grant its own identity to this namespace"
+    )]
+    NotGranted {
+        /// The bucket.
+        bucket: String,
+    },
+    /// The grant has no term for an attribute of objects.
+    #[error("the operator grants its own identity for bucket {bucket} without the term {term}")]
+    TermMissing {
+        /// The bucket.
+        bucket: String,
+        /// The missing term.
+        term: String,
+    },
     /// This process has no usable identity.
     #[error("this process has no identity for S3 ({message})")]
     NoProcessIdentity {
@@ -113,6 +129,14 @@ impl IdentityError {
             Self::ProcessRefused { .. } => (
                 Setting::BucketCredentials,
                 "correct the trust policy of its role, or set {}",
+            ),
+            Self::NotGranted { .. } => (
+                Setting::BucketCredentials,
+                "set {}, or add a grant to the operator (--grant-identity)",
+            ),
+            Self::TermMissing { .. } => (
+                Setting::ObjectAttributes,
+                "change {}, or add the term to the grant of the operator (--grant-identity)",
             ),
             Self::NoProcessIdentity { .. } => (
                 Setting::BucketCredentials,

@@ -29,7 +29,8 @@ pub use self::identity_error::{AccountName, CredentialsOrigin, IdentityError, RO
 pub(crate) use self::s3::bad_input;
 pub use self::s3::{
     AwsIdentities, CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings,
-    S3Store, S3Timeouts, SecretError, Sse, SseAlgorithm, TemporaryCredentials, WebIdentity,
+    S3Store, S3Timeouts, SecretError, Sse, SseAlgorithm, TemporaryCredentials, UsePermission, WebIdentity,
+    bucket_address,
 };
 
 /// Bytes in segments that are never joined: reference-counted, cheap to clone, sent again on a retry.

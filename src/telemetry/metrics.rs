@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -48,6 +48,40 @@ pub struct ReconcileLabels {
     pub result: ReconcileResult,
 }
 
+/// Flag that names a file of allowed hosts or grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessFlag {
+    /// `--allow-host-file`.
+    AllowHostFile,
+    /// `--grant-identity-file`.
+    GrantIdentityFile,
+}
+
+impl AccessFlag {
+    /// All flags.
+    pub const ALL: [Self; 2] = [Self::AllowHostFile, Self::GrantIdentityFile];
+
+    /// Returns the name of the flag, without dashes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AllowHostFile => "allow-host-file",
+            Self::GrantIdentityFile => "grant-identity-file",
+        }
+    }
+}
+
+impl EncodeLabelValue for AccessFlag {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.as_str().encode(encoder)
+    }
+}
+
+/// Labels of the files of allowed hosts and grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AccessFileLabels {
+    flag: AccessFlag,
+}
+
 /// Metrics of a process. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
@@ -77,6 +111,8 @@ pub struct Metrics {
     pub leader: Gauge,
     /// Kubernetes Events that were not sent because a resource exceeded its rate limit.
     pub events_suppressed: Counter,
+    /// Validity of the files of allowed hosts and grants.
+    access_files: Family<AccessFileLabels, Gauge>,
     /// Age of the view of the resources.
     pub view: ResourceView,
 }
@@ -150,6 +186,12 @@ impl Default for Metrics {
             "Total deleted resources whose finalizer was removed while sessions may still be open",
             deletions_abandoned.clone(),
         );
+        let access_files = Family::default();
+        registry.register(
+            "access_file_valid",
+            "1 while the content of the file of this flag is in use, 0 while it is invalid and earlier content is in use",
+            access_files.clone(),
+        );
         let engine = Arc::new(EngineMetrics::new(registry));
         let (load, resources) = (LoadCollector::default(), ResourceSeries::default());
         registry.register_collector(Box::new(load.clone()));
@@ -169,6 +211,7 @@ impl Default for Metrics {
             deletions_abandoned,
             leader,
             events_suppressed,
+            access_files,
             view,
         }
     }
@@ -189,10 +232,18 @@ impl Metrics {
         self.reconcile_duration.observe(took.as_secs_f64());
     }
 
+    /// Records if the content of the file of a flag is in use.
+    pub fn access_file(&self, flag: AccessFlag, valid: bool) {
+        self.access_files
+            .get_or_create(&AccessFileLabels { flag })
+            .set(valid.into());
+    }
+
     /// Returns metrics with one invented series each, for the documentation of names, types and labels.
     pub fn sample() -> Self {
         let metrics = Self::default();
         metrics.reconciled(ReconcileResult::success, Duration::ZERO);
+        metrics.access_file(AccessFlag::AllowHostFile, true);
         metrics.engine.sample();
         metrics.load.sample();
         metrics.resources.sample();

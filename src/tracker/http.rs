@@ -105,7 +105,12 @@ impl Transport {
     ) -> Result<reqwest::Response, TrackerError> {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            self.hosts.check_url(&url)?;
+            // Only sessions are deleted.
+            if request.method == Method::DELETE {
+                self.hosts.check_deletion(&url)?;
+            } else {
+                self.hosts.check_url(&url)?;
+            }
             let client = if is_loopback(&url) {
                 &self.local_client
             } else {

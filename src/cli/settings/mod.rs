@@ -19,6 +19,8 @@ pub mod source;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use self::archive::{Access, DestinationOverride, ResolvedDestination};
 use self::secrets::SecretPurpose;
 use self::source::ResolvedSource;
@@ -146,7 +148,7 @@ pub fn process_context(name: String) -> ProcessContext {
         tokens: TokenCache::new(),
         identities: AwsIdentities::new(Traffic::default()),
         service_account: None,
-        pod_identity: PodIdentity::Granted,
+        pod_identity: Arc::new(|| PodIdentity::Granted),
         holder: String::new(),
         holder_epoch: None,
         single_writer: false,

@@ -71,8 +71,23 @@ impl StoreClock {
 
 /// Returns the address of the store, which is that of S3 in the region if none is configured.
 pub(super) fn endpoint_of(settings: &S3Settings) -> Option<Url> {
-    let aws = || Url::parse(&format!("https://s3.{}.amazonaws.com", settings.region)).ok();
-    settings.endpoint.clone().or_else(aws)
+    store_address(settings.endpoint.as_ref(), &settings.region)
+}
+
+fn store_address(endpoint: Option<&Url>, region: &str) -> Option<Url> {
+    let aws = || Url::parse(&format!("https://s3.{region}.amazonaws.com")).ok();
+    endpoint.cloned().or_else(aws)
+}
+
+/// Returns the address of a bucket. Without path style, its name is part of the host.
+pub fn bucket_address(endpoint: Option<&Url>, region: &str, bucket: &str, path_style: bool) -> Option<Url> {
+    let mut address = store_address(endpoint, region)?;
+    if !path_style && let Some(host) = address.host_str() {
+        let host = format!("{bucket}.{host}");
+        // An IP address has no subdomains: then the address stays as it is.
+        let _ = address.set_host(Some(&host));
+    }
+    Some(address)
 }
 
 /// Builds the client. Sends nothing.

@@ -45,11 +45,12 @@ use crate::api::is_printable;
 use crate::egress::via_proxy;
 
 pub use self::aws_identity::{AwsIdentities, WebIdentity};
+pub use self::client::bucket_address;
 pub use self::settings::{
     CannedAcl, ChecksumMode, ObjectLockMode, ObjectRetention, S3Credentials, S3Settings, S3Timeouts,
     SecretError, Sse, SseAlgorithm,
 };
-pub use self::temporary_credentials::TemporaryCredentials;
+pub use self::temporary_credentials::{TemporaryCredentials, UsePermission};
 
 /// Maximum length of a version id, upload id or entity tag, in bytes. Those of S3 have at most 1024.
 const ID_MAX_BYTES: usize = 1024;

@@ -32,9 +32,12 @@ pub(super) trait CredentialsSource: Send + Sync {
     async fn fetch(&self) -> Result<Credentials, IdentityError>;
 }
 
+/// Permission to use credentials, asked before each request.
+pub type UsePermission = Arc<dyn Fn() -> Result<(), IdentityError> + Send + Sync>;
+
 /// Temporary credentials, shared by clones.
 #[derive(Clone)]
-pub struct TemporaryCredentials(Arc<Shared>);
+pub struct TemporaryCredentials(Arc<Shared>, Option<UsePermission>);
 
 struct Shared {
     origin: CredentialsOrigin,
@@ -77,12 +80,19 @@ impl Current {
 
 impl TemporaryCredentials {
     pub(super) fn new(origin: CredentialsOrigin, source: impl CredentialsSource + 'static) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             origin,
             source: Box::new(source),
             current: Mutex::default(),
             fetching: tokio::sync::Mutex::default(),
-        }))
+        });
+        Self(shared, None)
+    }
+
+    /// Returns the same credentials for a user that needs a permission.
+    #[must_use]
+    pub fn with_permission(self, permission: UsePermission) -> Self {
+        Self(self.0, Some(permission))
     }
 
     /// True if a store uses them.
@@ -119,6 +129,9 @@ impl TemporaryCredentials {
 
     /// Returns valid credentials. While one caller renews them, the others use the old ones until they end.
     async fn get(&self) -> Result<Credentials, IdentityError> {
+        if let Some(permission) = &self.1 {
+            permission()?;
+        }
         let usable = |now| self.current().filter(|current| current.is_usable(now));
         let now = SystemTime::now();
         let mut last_failure = match usable(now) {
@@ -301,6 +314,27 @@ mod tests {
         assert_eq!(calls.load(Ordering::Relaxed), 2);
         assert!(!format!("{credentials:?}").contains("hush"));
         assert_eq!(credentials.secrets().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_withdrawn_permission_ends_the_use_by_its_holder_only() {
+        let (credentials, _, _) = counting(Some(Duration::from_hours(1)));
+        let permitted = Arc::new(Mutex::new(true));
+        let asked = permitted.clone();
+        let holder = credentials.clone().with_permission(Arc::new(move || {
+            let bucket = "audit".to_owned();
+            let denied = IdentityError::NotGranted { bucket };
+            asked.lock().unwrap().then_some(()).ok_or(denied)
+        }));
+        holder.get().await.unwrap();
+        *permitted.lock().unwrap() = false;
+        assert!(matches!(
+            holder.clone().get().await,
+            Err(IdentityError::NotGranted { .. })
+        ));
+        credentials.get().await.unwrap();
+        *permitted.lock().unwrap() = true;
+        holder.get().await.unwrap();
     }
 
     #[test]

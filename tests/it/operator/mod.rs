@@ -4,6 +4,7 @@
 // Needed outside of `#[test]` functions: fixtures panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod access_files;
 mod blind;
 mod chart;
 mod deletion;
@@ -33,10 +34,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use eventexport::controller::access_files::{AccessFiles, AccessSettings};
 use eventexport::controller::election::LeaseTiming;
 use eventexport::controller::watch_scope::{LabelQuery, WatchScope};
 use eventexport::controller::{
-    DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, Exporter, LeaseSettings, OperatorConfig, WatchConfig, run_operator,
+    AccessConfig, DEFAULT_CONCURRENCY, DEFAULT_DEBOUNCE, Exporter, LeaseSettings, OperatorConfig,
+    WatchConfig, run_operator,
 };
 use eventexport::egress::Traffic;
 use eventexport::telemetry::{Health, Metrics, Telemetry};
@@ -93,6 +96,7 @@ impl Operator {
             renew: Duration::from_secs(1),
         };
         let exports = exporter.clone();
+        let access = AccessFiles::load(AccessSettings::default())?;
         let config = OperatorConfig {
             kubernetes,
             scope: WatchScope::new([namespace.to_owned()], [], LabelQuery::default())?,
@@ -107,6 +111,11 @@ impl Operator {
             watch_secrets: true,
             shutdown_timeout: Duration::from_secs(5),
             exporter: Arc::new(move |_client, _cluster, _process| -> Arc<dyn Exporter> { exports.clone() }),
+            access: AccessConfig {
+                policy: access.0,
+                files: access.1,
+                interval: Duration::from_secs(10),
+            },
             traffic: Traffic::default(),
             retention_days: None,
             cluster: None,
