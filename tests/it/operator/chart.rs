@@ -242,7 +242,7 @@ async fn a_release_is_upgraded_rolled_back_and_uninstalled_and_nothing_is_lost()
     fixture.uninstall("eventexport").await?;
     let leftovers = [
         "get",
-        "deployment,service,serviceaccount,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,crd",
+        "deployment,configmap,service,serviceaccount,role,rolebinding,clusterrole,clusterrolebinding,poddisruptionbudget,crd",
         "--all-namespaces",
         "-l",
         "app.kubernetes.io/instance=eventexport",
