@@ -268,8 +268,9 @@ impl ExportEntry {
         };
         let waiting = self.retry_state.as_ref();
         let waiting = waiting.and_then(|state| state.export_backoff.as_ref());
-        let failures = self.failure.iter().chain(waiting.map(|entry| &entry.failure));
-        in_run || failures.into_iter().any(|failure| denied(failure.reason))
+        let failures = self.failure.as_deref().into_iter();
+        let mut failures = failures.chain(waiting.map(|entry| &entry.failure));
+        in_run || failures.any(|failure| denied(failure.reason))
     }
 
     /// Returns true if another installation serves the resource.

@@ -32,6 +32,8 @@ pub(super) fn build_snapshot(ctx: &RunContext, state: &RunState, decision: &RunD
     let own_attempts = journal.attempts.iter().filter(|(id, facts)| {
         let record = facts.record.as_ref();
         export.shard.contains(id.window.date()) && record.is_none_or(|record| record.holder == export.holder)
+            // Its keys may be left if the bucket refused to delete them.
+            && !state.work.closed_attempts().contains(id)
     });
     for (id, facts) in own_attempts {
         sessions.extend(facts.sessions.iter().map(|session| (session.clone(), id.window)));
