@@ -62,12 +62,8 @@ fn archive(folder: &Path) -> PathBuf {
     key_pair(folder, "other");
     for last in 3..=5 {
         let gap = json!([{ "start": "2018-06-01", "end": "2018-06-01", "reason": "before we began" }]);
-        Manifest::local("audit", "")
+        Manifest::simulated("audit")
             .days("2018-06-01", &format!("2018-06-0{last}"))
-            .set(
-                "source",
-                json!({ "region": "us-south", "credentialsSecretRef": { "name": "tracker" } }),
-            )
             .set("destination.s3.prefix", "tracker")
             .set("acceptedGaps", gap)
             .set("manifest.signingKeySecretRef.name", "signing")

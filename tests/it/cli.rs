@@ -120,10 +120,8 @@ async fn the_quickstart_is_stored_once_and_verifies() {
 async fn an_invalid_signing_key_does_not_block_storing_events() {
     let home = keyed();
     let write = |vouched: Option<&str>| {
-        Manifest::local("audit", "")
+        Manifest::simulated("audit")
             .days("2018-06-01", "2018-06-01")
-            .set("source.endpoint", Value::Null)
-            .set("source.region", "us-south")
             .set("manifest.signingKeySecretRef.name", "signing")
             .set("manifest.unsignedReceiptsBefore", vouched)
             .write(home.path("audit.yaml"));

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -120,12 +119,8 @@ fn words(arguments: &str) -> Vec<&str> {
 
 /// Runs the export of the days up to `last`. Returns the exit code and all output.
 fn run(folder: &Path, authority: &Authority, last: u8) -> (Option<i32>, String) {
-    Manifest::local("audit", "")
+    Manifest::simulated("audit")
         .days("2018-06-01", &format!("2018-06-0{last}"))
-        .set(
-            "source",
-            json!({ "region": "us-south", "credentialsSecretRef": { "name": "tracker" } }),
-        )
         .set("destination.s3.prefix", "tracker")
         .set(
             "manifest.timestampAuthority",

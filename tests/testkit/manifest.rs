@@ -61,6 +61,13 @@ impl Manifest {
             .set("destination.s3.credentialsSecretRef", Value::Null)
     }
 
+    /// Returns an export of the space `c1` in a region, for `run --simulate`.
+    pub(crate) fn simulated(name: &str) -> Self {
+        Self::local(name, "")
+            .set("source.endpoint", Value::Null)
+            .set("source.region", "us-south")
+    }
+
     pub(crate) fn name(mut self, name: &str) -> Self {
         self.export["metadata"]["name"] = name.into();
         self

@@ -7,7 +7,6 @@ use eventexport::simulator::Ledger;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -38,10 +37,8 @@ impl LoadFixture {
 
     pub(super) async fn start(service: &[&str]) -> Result<Self> {
         let (cluster, gateway) = (Cluster::start().await?, Gateway::start().await?);
-        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig_path())?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         Ok(Self {
-            client: Client::try_from(config)?,
+            client: cluster.client().await?,
             cluster,
             gateway,
             service: SimulatorProcess::start(&[&["--weekends"], service].concat()).await,
