@@ -87,7 +87,6 @@ async fn prepare(
 fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
     let tenant = Tenant::new(&owner.namespace, &object.spec.space, &owner.name);
     let tenant = tenant.grouped(start_priority(object).as_str());
-    let tenant = tenant.grouped(&peers_of(object));
     let (uid, version) = (owner.uid.clone(), object.clone());
     let taken = context
         .registry
@@ -96,7 +95,12 @@ fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owne
     let prepare: PrepareFn = Box::new(move || {
         Box::pin(async move { prepare_run(&run_context, &object, &owner, retry_state).await })
     });
-    spawn(context, &uid, version, Task::Export(tenant, prepare));
+    let task = Task::Export {
+        peers: peers_of(&version),
+        tenant,
+        prepare,
+    };
+    spawn(context, &uid, version, task);
 }
 
 fn spawn(context: &ReconcileContext, uid: &str, object: Arc<EventExport>, task: Task) {

@@ -36,6 +36,7 @@ mod secrets_in_use;
 mod service_account;
 mod shutdown;
 mod start_phase;
+mod start_places;
 pub mod status;
 mod status_writer;
 mod verification;

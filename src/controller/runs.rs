@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -17,6 +16,7 @@ use tracing::error;
 use super::entry::{RunningTask, TaskKind, spec_digest};
 use super::exporter::ExportRunner;
 use super::start_phase::{StartEvent, StartPhase};
+use super::start_places::{SlowPlaceWait, StartPlace, StartPlaces};
 use crate::api::EventExport;
 use crate::export::engine::{ReleaseReport, RunControl, SpecUpdate};
 use crate::export::failure::Failure;
@@ -24,35 +24,15 @@ use crate::export::manifest::head::HeadRecord;
 use crate::export::retry_state::RetryState;
 use crate::export::session_permission::{SessionGrant, SessionPermission};
 use crate::export::snapshot::Snapshot;
-use crate::shares::queue::{DepthLimits, Tenant};
-use crate::shares::semaphore::{FairPermit, FairSemaphore};
+use crate::shares::queue::Tenant;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::GaugeShare;
-
-/// Maximum exports of one namespace, peers and [`StartPriority`] that list their bucket for the first time concurrently. A
-/// restart with thousands of resources must not send all requests at once.
-const MAX_FIRST_LISTINGS: u64 = 20;
-
-/// First listings that are kept for each level of newcomers: for namespaces, peers and priorities without one. With them,
-/// there are 32 at most.
-const RESERVED_FIRST_LISTINGS: u64 = 4;
-
-/// Maximum exports of one namespace, peers and [`StartPriority`] that wait for slow peers before they want a session: their
-/// clients and requests take memory. With those that are kept for newcomers, there are 304 at most.
-const MAX_SLOW_STARTS: u64 = 256;
-
-/// Slow starts that are kept for each level of newcomers.
-const RESERVED_SLOW_STARTS: u64 = 16;
 
 /// Capacity of the channel of events. Runs wait when it is full.
 const EVENT_CAPACITY: usize = 1024;
 
 /// Minimum time between two changes that a run reports.
 pub(super) const CHANGE_INTERVAL: Duration = Duration::from_secs(3);
-
-/// Time after which an export that wants no session yet gives its permit for the first listing back, once there is a place
-/// among those with slow peers: 1 s. Exports whose peers do not answer must not keep others from starting.
-const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Group of an export for the first listing of its bucket. Within a namespace, the groups take turns: an export of a small
 /// group waits for few others.
@@ -67,9 +47,6 @@ pub(super) enum StartPriority {
     /// Everything was stored; the export is only verified.
     Complete,
 }
-
-/// Wait for a place among the exports with slow peers.
-type SlowPlaceWait = BoxFuture<'static, FairPermit>;
 
 /// Export that is ready to run.
 pub(super) struct PreparedRun {
@@ -88,8 +65,12 @@ pub(super) type PrepareFn = Box<dyn FnOnce() -> BoxFuture<'static, Result<Prepar
 
 /// Task before it starts.
 pub(super) enum Task {
-    /// The tenant is that of the queue for first listings.
-    Export(Tenant, PrepareFn),
+    /// The tenant is that of the queues for starts, without the peers.
+    Export {
+        peers: String,
+        tenant: Tenant,
+        prepare: PrepareFn,
+    },
     Release(Arc<dyn ExportRunner>),
 }
 
@@ -108,7 +89,7 @@ impl StartPriority {
 impl Task {
     pub(super) const fn kind(&self) -> TaskKind {
         match self {
-            Self::Export(..) => TaskKind::Export,
+            Self::Export { .. } => TaskKind::Export,
             Self::Release(_) => TaskKind::Release,
         }
     }
@@ -153,8 +134,7 @@ pub(super) enum TaskOutcome {
 /// All runs of the process.
 pub(super) struct Runs {
     tasks: TaskTracker,
-    start_queue: FairSemaphore,
-    slow_starts: FairSemaphore,
+    places: StartPlaces,
     events: mpsc::Sender<RunEvent>,
     metrics: Metrics,
 }
@@ -165,14 +145,7 @@ impl Runs {
         let (events, received) = mpsc::channel(EVENT_CAPACITY);
         let runs = Self {
             tasks: TaskTracker::new(),
-            start_queue: FairSemaphore::new(DepthLimits::with_reserves(
-                MAX_FIRST_LISTINGS,
-                RESERVED_FIRST_LISTINGS,
-            )),
-            slow_starts: FairSemaphore::new(DepthLimits::with_reserves(
-                MAX_SLOW_STARTS,
-                RESERVED_SLOW_STARTS,
-            )),
+            places: StartPlaces::new(),
             events,
             metrics,
         };
@@ -244,21 +217,19 @@ async fn run_task(
     task: Task,
     out: watch::Sender<Arc<Snapshot>>,
     (control, grant): (RunControl, SessionGrant),
-    admit: oneshot::Sender<(FairPermit, SlowPlaceWait)>,
+    admit: oneshot::Sender<(StartPlace, SlowPlaceWait)>,
 ) -> TaskOutcome {
-    let (tenant, prepare) = match task {
+    let (peers, tenant, prepare) = match task {
         Task::Release(runner) => return TaskOutcome::Released(runner.release().await),
-        Task::Export(tenant, prepare) => (tenant, prepare),
+        Task::Export {
+            peers,
+            tenant,
+            prepare,
+        } => (peers, tenant, prepare),
     };
     let prepared = async {
-        let permit = runs.start_queue.acquire(&tenant, 0).await;
-        let (slow_starts, tenant) = (runs.slow_starts.clone(), tenant.clone());
-        let slow_place = async move {
-            sleep(FIRST_LISTING_TIMEOUT).await;
-            slow_starts.acquire(&tenant, 0).await
-        };
-        // Without a supervisor, the permit is dropped.
-        let _ = admit.send((permit, slow_place.boxed()));
+        // Without a supervisor, the place is dropped.
+        let _ = admit.send(runs.places.acquire(&peers, &tenant).await);
         prepare().await
     };
     let PreparedRun {
@@ -288,9 +259,9 @@ async fn run_task(
 
 /// Returns the next event of an export that starts, apart from its wish for sessions. Cancel safe.
 async fn next_start_event(
-    phase: &mut StartPhase<FairPermit, SlowPlaceWait>,
-    admitted: &mut oneshot::Receiver<(FairPermit, SlowPlaceWait)>,
-) -> StartEvent<FairPermit, SlowPlaceWait> {
+    phase: &mut StartPhase<StartPlace, SlowPlaceWait>,
+    admitted: &mut oneshot::Receiver<(StartPlace, SlowPlaceWait)>,
+) -> StartEvent<StartPlace, SlowPlaceWait> {
     match phase {
         StartPhase::Queued => match admitted.await {
             Ok((place, wait)) => StartEvent::Admitted(place, wait),
@@ -307,7 +278,7 @@ async fn supervise(
     id: TaskId,
     mut work: JoinHandle<TaskOutcome>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    mut admitted: oneshot::Receiver<(FairPermit, SlowPlaceWait)>,
+    mut admitted: oneshot::Receiver<(StartPlace, SlowPlaceWait)>,
     mut grant: SessionGrant,
 ) {
     let (mut running, mut sessions) = (

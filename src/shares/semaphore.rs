@@ -65,6 +65,11 @@ impl FairSemaphore {
         })))
     }
 
+    /// Returns true if there are clones: waiters and permits have one.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Locks the state, also after a panic: counters and channels stay valid.
     fn lock(&self) -> MutexGuard<'_, SemaphoreState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -203,6 +203,17 @@ async fn an_export_that_works_does_not_wait_for_hundreds_of_its_namespace_that_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_works_does_not_wait_for_one_that_hangs_in_each_of_hundreds_of_namespaces()
+-> Result<()> {
+    let dead = DeadExports {
+        count: 400,
+        namespaces: 400,
+        defects: &[Defect::SilentUaa],
+    };
+    measure(&dead, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of load: `cargo test --test it -- --ignored scale::dead`"]
 async fn an_export_that_works_does_not_wait_for_thousands_that_cannot() -> Result<()> {
     let dead = DeadExports {
