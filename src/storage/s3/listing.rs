@@ -159,122 +159,134 @@ impl ListingPage for ListMultipartUploadsOutput {
     }
 }
 
-impl S3Store {
-    /// Lists objects.
-    pub(super) async fn list_objects(
-        &self,
-        prefix: &str,
-        on_page: &mut (dyn FnMut(Vec<ObjectSummary>) + Send),
-    ) -> Result<(), StoreError> {
-        let mut is_first_page = true;
-        let send = |token: Option<String>| {
-            self.client
-                .list_objects_v2()
-                .bucket(&self.settings.bucket)
-                .prefix(prefix)
-                // A key may contain characters that XML cannot.
-                .encoding_type(EncodingType::Url)
-                .set_continuation_token(token)
-                .send()
-        };
-        let listed = self
-            .list(S3Operation::List, prefix, send, |page: Vec<ObjectSummary>| {
-                is_first_page = false;
-                on_page(page);
-            })
-            .await;
-        match listed {
-            // Some stores answer so if no key begins with the prefix.
-            Err(StoreError::Rejected {
-                status: 404, code, ..
-            }) if code == "NoSuchKey" && is_first_page => self.check_bucket().await,
-            listed => listed,
+/// Lists objects.
+pub(super) async fn list_objects(
+    store: &S3Store,
+    prefix: &str,
+    on_page: &mut (dyn FnMut(Vec<ObjectSummary>) + Send),
+) -> Result<(), StoreError> {
+    let mut is_first_page = true;
+    let send = |token: Option<String>| {
+        store
+            .client
+            .list_objects_v2()
+            .bucket(&store.settings.bucket)
+            .prefix(prefix)
+            // A key may contain characters that XML cannot.
+            .encoding_type(EncodingType::Url)
+            .set_continuation_token(token)
+            .send()
+    };
+    let listed = list(
+        store,
+        S3Operation::List,
+        prefix,
+        send,
+        |page: Vec<ObjectSummary>| {
+            is_first_page = false;
+            on_page(page);
+        },
+    )
+    .await;
+    match listed {
+        // Some stores answer so if no key begins with the prefix.
+        Err(StoreError::Rejected {
+            status: 404, code, ..
+        }) if code == "NoSuchKey" && is_first_page => store.check_bucket().await,
+        listed => listed,
+    }
+}
+
+/// Lists versions of objects.
+pub(super) async fn list_object_versions(
+    store: &S3Store,
+    prefix: &str,
+) -> Result<Vec<ObjectVersion>, StoreError> {
+    let mut all = Vec::new();
+    let send = |after: Option<KeyMarker>| {
+        let (key, id) = after.unzip();
+        store
+            .client
+            .list_object_versions()
+            .bucket(&store.settings.bucket)
+            .prefix(prefix)
+            .encoding_type(EncodingType::Url)
+            .set_key_marker(key)
+            .set_version_id_marker(id.flatten())
+            .send()
+    };
+    list(store, S3Operation::ListVersions, prefix, send, |page| {
+        all.extend(page);
+    })
+    .await?;
+    Ok(all)
+}
+
+/// Lists unfinished uploads: those that the store shows.
+pub(super) async fn list_open_uploads(store: &S3Store, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+    let mut all = Vec::new();
+    let send = |after: Option<KeyMarker>| {
+        let (key, id) = after.unzip();
+        store
+            .client
+            .list_multipart_uploads()
+            .bucket(&store.settings.bucket)
+            .prefix(prefix)
+            .encoding_type(EncodingType::Url)
+            .set_key_marker(key)
+            .set_upload_id_marker(id.flatten())
+            .send()
+    };
+    let listed = list(store, S3Operation::ListUploads, prefix, send, |page| {
+        all.extend(page);
+    })
+    .await;
+    match listed {
+        Err(StoreError::Unsupported { .. }) => {
+            if !store.uploads_unlisted.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    store = %store.name,
+                    "the store does not list unfinished uploads, so that those of interrupted attempts stay: let a lifecycle rule of the bucket abort them"
+                );
+            }
+            Ok(all)
+        }
+        listed => listed.map(|()| all),
+    }
+}
+
+/// Requests all pages of a listing. `send` requests the page after a marker.
+async fn list<P, E, F>(
+    store: &S3Store,
+    operation: S3Operation,
+    prefix: &str,
+    send: impl Fn(Option<P::Marker>) -> F,
+    mut on_page: impl FnMut(Vec<P::Row>),
+) -> Result<(), StoreError>
+where
+    P: ListingPage,
+    E: ProvideErrorMetadata + Error + 'static,
+    F: Future<Output = Result<P, SdkError<E, HttpResponse>>>,
+{
+    let context = store.context(operation, prefix);
+    let (mut listed, mut pages, mut marker) = (0, AcceptedPages::default(), None);
+    for _ in 0..PAGES_MAX {
+        let next = |page: &P| pages.next(page.truncated(), page.first_row(), page.next_marker());
+        let (page, next) = store.call_page(context, |_| send(marker.clone()), next).await?;
+        pages.accept(page.first_row(), next.as_ref());
+        let rows = page.into_rows(prefix);
+        let rows = rows.map_err(|problem| store.invalid_response(context, problem))?;
+        listed += rows.len();
+        if listed > LIST_MAX {
+            return Err(store.limit_exceeded(prefix, LIST_MAX, P::ROWS));
+        }
+        on_page(rows);
+        marker = next;
+        if marker.is_none() {
+            return Ok(());
         }
     }
-
-    /// Lists versions of objects.
-    pub(super) async fn list_object_versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>, StoreError> {
-        let mut all = Vec::new();
-        let send = |after: Option<KeyMarker>| {
-            let (key, id) = after.unzip();
-            self.client
-                .list_object_versions()
-                .bucket(&self.settings.bucket)
-                .prefix(prefix)
-                .encoding_type(EncodingType::Url)
-                .set_key_marker(key)
-                .set_version_id_marker(id.flatten())
-                .send()
-        };
-        self.list(S3Operation::ListVersions, prefix, send, |page| all.extend(page))
-            .await?;
-        Ok(all)
-    }
-
-    /// Lists unfinished uploads: those that the store shows.
-    pub(super) async fn list_open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        let mut all = Vec::new();
-        let send = |after: Option<KeyMarker>| {
-            let (key, id) = after.unzip();
-            self.client
-                .list_multipart_uploads()
-                .bucket(&self.settings.bucket)
-                .prefix(prefix)
-                .encoding_type(EncodingType::Url)
-                .set_key_marker(key)
-                .set_upload_id_marker(id.flatten())
-                .send()
-        };
-        let listed = self
-            .list(S3Operation::ListUploads, prefix, send, |page| all.extend(page))
-            .await;
-        match listed {
-            Err(StoreError::Unsupported { .. }) => {
-                if !self.uploads_unlisted.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        store = %self.name,
-                        "the store does not list unfinished uploads, so that those of interrupted attempts stay: let a lifecycle rule of the bucket abort them"
-                    );
-                }
-                Ok(all)
-            }
-            listed => listed.map(|()| all),
-        }
-    }
-
-    /// Requests all pages of a listing. `send` requests the page after a marker.
-    async fn list<P, E, F>(
-        &self,
-        operation: S3Operation,
-        prefix: &str,
-        send: impl Fn(Option<P::Marker>) -> F,
-        mut on_page: impl FnMut(Vec<P::Row>),
-    ) -> Result<(), StoreError>
-    where
-        P: ListingPage,
-        E: ProvideErrorMetadata + Error + 'static,
-        F: Future<Output = Result<P, SdkError<E, HttpResponse>>>,
-    {
-        let context = self.context(operation, prefix);
-        let (mut listed, mut pages, mut marker) = (0, AcceptedPages::default(), None);
-        for _ in 0..PAGES_MAX {
-            let next = |page: &P| pages.next(page.truncated(), page.first_row(), page.next_marker());
-            let (page, next) = self.call_page(context, |_| send(marker.clone()), next).await?;
-            pages.accept(page.first_row(), next.as_ref());
-            let rows = page.into_rows(prefix);
-            let rows = rows.map_err(|problem| self.invalid_response(context, problem))?;
-            listed += rows.len();
-            if listed > LIST_MAX {
-                return Err(self.limit_exceeded(prefix, LIST_MAX, P::ROWS));
-            }
-            on_page(rows);
-            marker = next;
-            if marker.is_none() {
-                return Ok(());
-            }
-        }
-        Err(self.limit_exceeded(prefix, PAGES_MAX, "pages"))
-    }
+    Err(store.limit_exceeded(prefix, PAGES_MAX, "pages"))
 }
 
 fn valid_key(key: Option<String>, encoding: Option<&EncodingType>) -> Option<String> {

@@ -7,7 +7,6 @@ mod aws_identity;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod bad_input;
 mod body;
-mod call;
 mod checksum;
 mod client;
 mod deletion;
@@ -25,17 +24,23 @@ mod temporary_credentials;
 mod write;
 mod write_mode;
 
+use std::error::Error;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::DateTime;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use self::body::TransferProgress;
 use self::client::StoreClock;
-use self::errors::Redactor;
+use self::errors::{Redactor, RequestContext, S3Operation, error_from_sdk, idle_timeout};
+use self::retry::{RetryClassifier, classify, retry};
 use self::write_mode::WriteMode;
 use super::{
     Crc64, ObjectInfo, ObjectSummary, ObjectVersion, OpenUpload, PutOptions, PutResult, Segments, Store,
@@ -103,6 +108,152 @@ impl S3Store {
             verifies_part: AtomicBool::new(false),
         })
     }
+
+    /// Sends a request, and retries it while its errors are retryable. `send` builds the request for each attempt.
+    async fn call<T, E, F>(
+        &self,
+        context: RequestContext<'_>,
+        send: impl Fn(Arc<TransferProgress>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        self.call_with(context, self.settings.timeouts.idle, classify, send)
+            .await
+    }
+
+    /// Requests a page of a listing, and returns it with the marker of the next one. A page that contradicts itself is
+    /// requested again like a failed one.
+    async fn call_page<T, E, F, M>(
+        &self,
+        context: RequestContext<'_>,
+        send: impl Fn(Arc<TransferProgress>) -> F,
+        next: impl Fn(&T) -> Result<Option<M>, &'static str>,
+    ) -> Result<(T, Option<M>), StoreError>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        retry(classify, &self.settings.traffic, || async {
+            let page = self.try_once(context, self.settings.timeouts.idle, &send).await?;
+            match next(&page) {
+                Ok(next) => Ok((page, next)),
+                Err(problem) => Err(StoreError::IncompleteListing {
+                    store: self.name.clone(),
+                    prefix: context.key.to_owned(),
+                    problem,
+                }),
+            }
+        })
+        .await
+    }
+
+    /// As [`call`](Self::call), with another idle timeout and classifier.
+    async fn call_with<T, E, F>(
+        &self,
+        context: RequestContext<'_>,
+        idle: Duration,
+        classify: RetryClassifier,
+        send: impl Fn(Arc<TransferProgress>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        retry(classify, &self.settings.traffic, || {
+            self.try_once(context, idle, &send)
+        })
+        .await
+    }
+
+    async fn try_once<T, E, F>(
+        &self,
+        context: RequestContext<'_>,
+        idle: Duration,
+        send: &impl Fn(Arc<TransferProgress>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let progress = Arc::new(TransferProgress::default());
+        // Futures of the SDK are large, and many are pending at once.
+        let request = Box::pin(send(Arc::clone(&progress)));
+        match progress.watch(idle, request).await {
+            Ok(reply) => reply.map_err(|error| error_from_sdk(context, &self.redactor, &error)),
+            Err(idle) => Err(idle_timeout(context, idle)),
+        }
+    }
+
+    fn context<'a>(&'a self, operation: S3Operation, key: &'a str) -> RequestContext<'a> {
+        RequestContext {
+            store: &self.name,
+            operation,
+            key,
+            upload: "",
+            via_proxy: &self.via_proxy,
+        }
+    }
+
+    fn upload_context<'a>(&'a self, operation: S3Operation, upload: &'a Upload) -> RequestContext<'a> {
+        RequestContext {
+            upload: &upload.id,
+            ..self.context(operation, &upload.key)
+        }
+    }
+
+    async fn check_bucket(&self) -> Result<(), StoreError> {
+        match self.head_bucket().await {
+            // A denied request proves that the bucket exists.
+            Ok(()) | Err(StoreError::Forbidden { .. }) => Ok(()),
+            Err(StoreError::Rejected { status: 404, .. }) => Err(StoreError::NoSuchBucket {
+                store: self.name.clone(),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn head_bucket(&self) -> Result<(), StoreError> {
+        self.call(self.context(S3Operation::List, ""), |_| {
+            self.client.head_bucket().bucket(&self.settings.bucket).send()
+        })
+        .await
+        .map(|_| ())
+    }
+
+    fn corrupted(&self, context: RequestContext<'_>) -> StoreError {
+        StoreError::Corrupted {
+            store: self.name.clone(),
+            key: context.key.to_owned(),
+        }
+    }
+
+    /// Returns the error for a reply that violates the S3 API.
+    fn invalid_response(&self, context: RequestContext<'_>, problem: &str) -> StoreError {
+        StoreError::Network {
+            store: self.name.clone(),
+            message: format!("{problem}, for {}", context.key),
+        }
+    }
+
+    /// Returns the error for replies that a repetition does not improve.
+    fn unusable_reply(&self, problem: &str, message: &str) -> StoreError {
+        StoreError::Rejected {
+            store: self.name.clone(),
+            status: 200,
+            code: problem.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+
+    fn limit_exceeded(&self, prefix: &str, limit: usize, unit: &str) -> StoreError {
+        StoreError::ArchiveTooLarge {
+            store: self.name.clone(),
+            prefix: prefix.to_owned(),
+            limit: format!("{limit} {unit}"),
+        }
+    }
 }
 
 #[async_trait]
@@ -116,17 +267,19 @@ impl Store for S3Store {
     }
 
     async fn put(&self, key: &str, body: Segments, options: &PutOptions) -> Result<PutResult, StoreError> {
-        let attributes = self.write_attributes(options.class).await?;
-        self.adapt(|mode| self.try_put(key, &body, options, &attributes, mode))
-            .await
+        let attributes = write::write_attributes(self, options.class).await?;
+        write::adapt(self, |mode| {
+            write::try_put(self, key, &body, options, &attributes, mode)
+        })
+        .await
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
-        self.read_object(key, None, None, limit).await
+        read::read_object(self, key, None, None, limit).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
-        self.read_attributes(key).await
+        read::read_attributes(self, key).await
     }
 
     async fn get_range(
@@ -139,7 +292,7 @@ impl Store for S3Store {
         let last = offset.saturating_add(limit).saturating_sub(1);
         let range = format!("bytes={offset}-{last}");
         // A store that ignores the range returns too much, which is an error.
-        self.read_object(key, Some(&range), etag, limit).await
+        read::read_object(self, key, Some(&range), etag, limit).await
     }
 
     async fn list_pages(
@@ -147,21 +300,23 @@ impl Store for S3Store {
         prefix: &str,
         on_page: &mut (dyn FnMut(Vec<ObjectSummary>) + Send),
     ) -> Result<(), StoreError> {
-        self.list_objects(prefix, on_page).await
+        listing::list_objects(self, prefix, on_page).await
     }
 
     async fn list_versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>, StoreError> {
-        self.list_object_versions(prefix).await
+        listing::list_object_versions(self, prefix).await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<(String, StoreError)>, StoreError> {
-        self.delete_keys(keys).await
+        deletion::delete_keys(self, keys).await
     }
 
     async fn begin_upload(&self, key: &str, options: &PutOptions) -> Result<Upload, StoreError> {
-        let attributes = self.write_attributes(options.class).await?;
-        self.adapt(|mode| self.try_begin(key, options, &attributes, mode))
-            .await
+        let attributes = write::write_attributes(self, options.class).await?;
+        write::adapt(self, |mode| {
+            multipart::try_begin(self, key, options, &attributes, mode)
+        })
+        .await
     }
 
     async fn upload_part(
@@ -171,8 +326,10 @@ impl Store for S3Store {
         body: Segments,
         crc64: Crc64,
     ) -> Result<UploadedPart, StoreError> {
-        self.adapt(|mode| self.try_part(upload, number, &body, crc64, mode))
-            .await
+        write::adapt(self, |mode| {
+            multipart::try_part(self, upload, number, &body, crc64, mode)
+        })
+        .await
     }
 
     async fn complete_upload(
@@ -181,16 +338,18 @@ impl Store for S3Store {
         parts: &[UploadedPart],
         options: &PutOptions,
     ) -> Result<PutResult, StoreError> {
-        self.adapt(|mode| self.try_complete(upload, parts, options, mode.checksum))
-            .await
+        write::adapt(self, |mode| {
+            multipart::try_complete(self, upload, parts, options, mode.checksum)
+        })
+        .await
     }
 
     async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
-        self.try_abort(upload).await
+        multipart::try_abort(self, upload).await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        self.list_open_uploads(prefix).await
+        listing::list_open_uploads(self, prefix).await
     }
 
     /// Returns the time of a recent reply, or of one requested now, which may be an error reply.
