@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::finding::{Finding, FindingKind};
 use super::layout::{ArchiveRoot, Key};
-use super::manifest::chain::{Document, Receipts, SignedDocument};
 use super::manifest::document::{FileDigest, ROOT_ALGORITHM, RootDigest, root_digest};
 use super::manifest::signature::SignatureStatus;
 use super::records::{self, ArchiveRecord, RecordError};
 use super::window::{HourSet, Window};
+use crate::archive::stored_document::{Document, Receipts, SignedDocument};
 
 /// Maximum number of windows in a checkpoint: the newest. 10,000 of at most 16 bytes each stay below the limit of a record.
 pub const WINDOWS_MAX: usize = 10_000;
@@ -330,8 +330,8 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::archive::manifest::chain::Receipts;
     use crate::archive::records::encode;
+    use crate::archive::stored_document::Receipts;
 
     fn root() -> ArchiveRoot {
         ArchiveRoot::new("p", "s", "space")

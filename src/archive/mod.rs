@@ -21,6 +21,7 @@ pub mod read;
 pub mod receipt;
 pub mod records;
 pub mod report;
+pub mod stored_document;
 pub mod timestamp;
 pub mod verify;
 pub mod window;

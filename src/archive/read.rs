@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::layout::{ArchiveRoot, AttemptId, Key};
 use super::listing::{ExpiredFacts, Journal, LateFacts};
-use super::manifest::chain::{ChainWalk, Document, Receipts, SealedPeriods, SignedDocument};
+use super::manifest::chain::{ChainWalk, SealedPeriods};
 use super::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest, SIGNATURE_BYTES};
 use super::manifest::signature::{PublicKey, SignatureStatus, signer};
 use super::manifest::{LinkSignature, ManifestLink};
@@ -26,6 +26,7 @@ use super::records::{
     SplitRecord,
 };
 use super::window::Window;
+use crate::archive::stored_document::{Document, Receipts, SignedDocument};
 use crate::shares::semaphore::FairPermit;
 use crate::storage::{ObjectSummary, Store, StoreError};
 

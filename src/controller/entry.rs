@@ -20,7 +20,7 @@ use super::installations::LeaseName;
 use super::look_request::{LOOK_INTERVAL, LookRequest, requested};
 use super::secrets_in_use::SecretsInUse;
 use super::status::owned_status;
-use super::verification::VerificationUpdate;
+use super::verification::update::VerificationUpdate;
 use crate::api::{ConditionType, EventExport, EventExportSpec, EventExportStatus, Reason};
 use crate::export::engine::{ReleaseReport, SpecUpdate};
 use crate::export::failure::Failure;

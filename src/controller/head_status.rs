@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::status::truncate_to_second;
+use super::status_values::truncate_to_second;
 use crate::api::{EventExportStatus, ManifestStatus};
 use crate::archive::manifest::Head;
 use crate::export::manifest::head::{HeadRecord, next_head};

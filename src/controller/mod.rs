@@ -38,6 +38,7 @@ mod shutdown;
 mod start_phase;
 mod start_places;
 pub mod status;
+mod status_values;
 mod status_writer;
 mod verification;
 pub mod watch_scope;

@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 use super::export_health::{self, ExportHealth, StatusMessage};
 use super::head_status;
-use super::verification::VerificationUpdate;
+use super::status_values::{truncate, truncate_to_second};
+use super::verification::update::VerificationUpdate;
 use crate::api::{
     ConditionType, EventExportStatus, LastError, MAX_MESSAGE_CHARS, MAX_RANGES, MAX_SESSIONS, OmittedRanges,
     OpenSession, Reason, SettingNames, StatusRange, WindowCounts, condition, find_condition, set_condition,
@@ -518,18 +519,6 @@ fn last_error(reason: Reason, message: &str, window: Option<String>) -> LastErro
         reason: reason.to_string(),
         message: truncate(message, MAX_MESSAGE_CHARS),
         window,
-    }
-}
-
-/// Truncates to seconds, as Kubernetes stores times: a stored status must equal the written one.
-pub(super) fn truncate_to_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-pub(super) fn truncate(text: &str, chars: usize) -> String {
-    match text.char_indices().nth(chars) {
-        None => text.to_owned(),
-        Some(_) => text.chars().take(chars.saturating_sub(1)).chain(['…']).collect(),
     }
 }
 

@@ -18,7 +18,7 @@ use super::entry::{
 };
 use super::events::REFILL_INTERVAL;
 use super::installations::{Ownership, overlap_message};
-use super::status::truncate_to_second;
+use super::status_values::truncate_to_second;
 use super::{events, gauges, status, verification};
 use crate::api::{EventExport, EventExportStatus};
 use crate::export::failure::Failure;

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
-use sha2::{Digest as _, Sha256};
 
 use super::consistency::{contradictions, windows};
 use super::document::{DayStatement, FileDigest, GapEntry, Manifest, WindowEntry};
@@ -15,9 +14,9 @@ use super::signature::SignatureStatus;
 use crate::api::sanitize;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, Key};
-use crate::archive::records::{RangeRecord, Receipt, RecordError};
+use crate::archive::records::{RangeRecord, RecordError};
+use crate::archive::stored_document::{Document, Receipts, SignedDocument};
 use crate::archive::window::{HourSet, Window};
-use crate::pipeline::prover::hex;
 
 /// Maximum number of reported contradictions of one manifest.
 const CONTRADICTIONS_MAX: usize = 20;
@@ -25,39 +24,6 @@ const CONTRADICTIONS_MAX: usize = 20;
 /// Maximum number of reported missing manifests, the latest first. Those that another manifest refers to are always
 /// reported.
 const MISSING_REPORTED_MAX: usize = 1000;
-
-/// A stored document.
-#[derive(Clone, Debug)]
-pub struct Document<T> {
-    /// SHA-256 of its bytes.
-    pub sha256: String,
-    /// Its contents, or the reason that it cannot be used.
-    pub parsed: Result<T, RecordError>,
-}
-
-impl<T> Document<T> {
-    /// Reads a document from its bytes.
-    pub fn new(bytes: &[u8], read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Self {
-        Self {
-            sha256: hex(&Sha256::digest(bytes)),
-            parsed: read(bytes),
-        }
-    }
-
-    /// Returns the document of a file that cannot be read.
-    pub const fn unreadable(error: RecordError) -> Self {
-        Self {
-            sha256: String::new(),
-            parsed: Err(error),
-        }
-    }
-}
-
-/// Receipts by window.
-pub type Receipts = BTreeMap<Window, Document<Receipt>>;
-
-/// A manifest, with the status of its signature.
-pub type SignedDocument = (Document<Manifest>, SignatureStatus);
 
 /// Entry of a valid manifest for a window.
 #[derive(Clone, Debug)]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::chain::Receipts;
 use super::document::{DayEntry, DayEvidence, DayStatement, FileDigest, Manifest, WindowEntry, root_digest};
 use crate::archive::counts::Verdict;
 use crate::archive::layout::{ArchiveRoot, Key};
 use crate::archive::records::{Receipt, UncountedRecord};
+use crate::archive::stored_document::Receipts;
 use crate::archive::window::Window;
 
 /// A value in a manifest that differs from its other values or from receipts.

@@ -6,8 +6,9 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::options::VerifyOptions;
-use crate::archive::manifest::chain::{ChainAudit, Receipts};
+use crate::archive::manifest::chain::ChainAudit;
 use crate::archive::manifest::signature::SignatureStatus;
+use crate::archive::stored_document::Receipts;
 use crate::archive::window::Window;
 
 /// Receipts that need no signature although a key is given.

@@ -8,9 +8,9 @@ use super::revisions::RevisionRows;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key, StampedDocument};
 use crate::archive::listing::Journal;
-use crate::archive::manifest::chain::Receipts;
 use crate::archive::memory::{JournalShare, ShareExceeded};
 use crate::archive::receipt::ReceiptFacts;
+use crate::archive::stored_document::Receipts;
 use crate::archive::window::Window;
 use crate::storage::ObjectSummary;
 

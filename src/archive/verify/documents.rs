@@ -13,12 +13,13 @@ use super::report::{ManifestRow, ManifestStatement};
 use super::revisions::RevisionReceipts;
 use super::timestamps::{Timestamps, read_timestamps};
 use crate::archive::checkpoint::{SignedCheckpoint, parse_checkpoint};
-use crate::archive::manifest::chain::{ChainAudit, Document, Receipts, SignedDocument};
+use crate::archive::manifest::chain::ChainAudit;
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::signature::{self, SignatureStatus};
 use crate::archive::read::{ReadDocument, get_document, per_document};
 use crate::archive::receipt::read_receipt;
 use crate::archive::records::{ArchiveRecord, RECORD_MAX_BYTES, Receipt, RecordError};
+use crate::archive::stored_document::{Document, Receipts, SignedDocument};
 use crate::archive::window::Window;
 use crate::storage::{ObjectSummary, Store, StoreError};
 

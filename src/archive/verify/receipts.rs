@@ -7,9 +7,10 @@ use super::contents::{FileEffect, RootContents};
 use crate::archive::coverage::{Coverage, Damage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
-use crate::archive::manifest::chain::{ChainAudit, Document, LedgerEntry, Receipts};
+use crate::archive::manifest::chain::{ChainAudit, LedgerEntry};
 use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::records::{Receipt, RecordError, UncountedRecord};
+use crate::archive::stored_document::{Document, Receipts};
 use crate::archive::window::Window;
 
 /// An object that must exist.

@@ -18,11 +18,12 @@ use crate::archive::checkpoint::{self, CheckpointAudit, CheckpointEvidence};
 use crate::archive::coverage::{self, Coverage};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
-use crate::archive::manifest::chain::{self, ChainAudit, Receipts};
+use crate::archive::manifest::chain::{self, ChainAudit};
 use crate::archive::memory::JournalShare;
 use crate::archive::presence::{HEADS_MAX, find_unlisted};
 use crate::archive::range::{self, ExpectedRange};
 use crate::archive::read::read_negative_records;
+use crate::archive::stored_document::Receipts;
 use crate::archive::window::{HourSet, Window};
 use crate::storage::StoreError;
 

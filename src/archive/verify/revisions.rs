@@ -8,11 +8,12 @@ use super::receipts::{Expectations, ExpectedObject};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
 use crate::archive::listing::Journal;
-use crate::archive::manifest::chain::{ChainAudit, Document, LedgerEntry};
+use crate::archive::manifest::chain::{ChainAudit, LedgerEntry};
 use crate::archive::manifest::document::RevisionEntry;
 use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::receipt::body_key;
 use crate::archive::records::{ObjectRecord, Receipt, RecordError};
+use crate::archive::stored_document::Document;
 use crate::archive::window::Window;
 use crate::storage::ObjectSummary;
 

@@ -5,7 +5,8 @@ use jiff::civil::date;
 
 use super::*;
 use crate::api::VerificationStatus;
-use crate::controller::verification::VerifiedCondition;
+use crate::controller::status_values::truncate_to_second;
+use crate::controller::verification::update::VerifiedCondition;
 use crate::export::failure::{Problem, RetryClass};
 use crate::export::snapshot::SessionFacts;
 

@@ -8,6 +8,7 @@
 mod pass;
 mod pick;
 mod slice;
+pub(super) mod update;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +22,9 @@ use kube::{Resource as _, ResourceExt as _};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub(super) use pass::VerificationUpdate;
-#[cfg(test)]
-pub(super) use pass::VerifiedCondition;
 pub(super) use pick::due_at;
 
+use self::update::{VerificationUpdate, VerifiedCondition};
 use super::context::{ReconcileContext, owner};
 use super::exporter::OpenedArchive;
 use super::installations::Ownership;
@@ -142,7 +141,7 @@ impl Verifier {
             let condition = find_condition(&status.conditions, ConditionType::Verified);
             Some(VerificationUpdate {
                 status: status.verification.clone().unwrap_or_default(),
-                condition: condition.and_then(pass::VerifiedCondition::from_condition),
+                condition: condition.and_then(VerifiedCondition::from_condition),
             })
         };
         pending.flatten()?.or_else(written)

@@ -3,11 +3,12 @@
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::slice::{Slice, SliceResult};
+use super::update::{VerificationUpdate, VerifiedCondition};
 use crate::api::{Reason, StatusRange, VerificationStatus};
-use crate::controller::status::truncate_to_second;
+use crate::controller::status_values::truncate_to_second;
 
 /// Consecutive failures after which the condition of a proved archive says that it cannot be read. A short outage of the
 /// store must not hide the last result.
@@ -15,43 +16,6 @@ const FAILURES_BEFORE_UNKNOWN: u32 = 3;
 
 /// Maximum ranges of missing windows in a message.
 const MISSING_RANGES: usize = 3;
-
-/// New value of the condition `Verified`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::controller) struct VerifiedCondition {
-    pub(in crate::controller) status: Option<bool>,
-    pub(in crate::controller) reason: Reason,
-    pub(in crate::controller) message: String,
-}
-
-/// State of a verification, to be written into the resource.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::controller) struct VerificationUpdate {
-    pub(in crate::controller) status: VerificationStatus,
-    /// `None`: the condition stays as it is.
-    pub(in crate::controller) condition: Option<VerifiedCondition>,
-}
-
-impl VerifiedCondition {
-    fn new(status: Option<bool>, reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            reason,
-            message: message.into(),
-        }
-    }
-
-    /// Returns the condition of a resource; `None` if its reason is unknown.
-    pub(super) fn from_condition(condition: &Condition) -> Option<Self> {
-        let status = match condition.status.as_str() {
-            "True" => Some(true),
-            "False" => Some(false),
-            _ => None,
-        };
-        let reason = condition.reason.parse().ok()?;
-        Some(Self::new(status, reason, &*condition.message))
-    }
-}
 
 /// Days of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use crate::api::{MAX_FINDING_CHARS, VerificationStatus, sanitize_to};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::verify::report::VerifyReport;
-use crate::controller::status::truncate;
+use crate::controller::status_values::truncate;
 
 /// Days that are verified at a time: of one calendar month, both inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,13 +15,14 @@ use crate::archive::coverage::{self, Expectation};
 use crate::archive::finding::Finding;
 use crate::archive::layout::ArchiveRoot;
 use crate::archive::listing::Journal;
-use crate::archive::manifest::chain::{self, Document, Receipts};
+use crate::archive::manifest::chain;
 use crate::archive::manifest::document::{
     DayStatement, GapEntry, Manifest, ManifestHeader, parse_manifest, root_digest,
 };
 use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::receipt::{ReceiptFacts, ReceiptProof, Sha256Digest, WindowFacts};
 use crate::archive::records::{RangeRecord, encode};
+use crate::archive::stored_document::{Document, Receipts};
 use crate::archive::window::{HourSet, Window};
 use crate::export::spec::ExportSpec;
 use crate::pipeline::prover::hex;
