@@ -337,7 +337,8 @@ pub(super) async fn conditional_writes_are_found_to_work(store: &dyn Store) {
 
 /// Without CRC-64 the store can compare only the bytes.
 pub(super) async fn a_key_is_created_once_by_any_checksum(store: &dyn Store) {
-    let body = bytes(4, 1 << 20);
+    // A store that refuses a larger one before it has read it may reset the connection before its reply is read.
+    let body = bytes(4, 1 << 16);
     put(store, "any/key", PutMode::Create, &body).await.unwrap();
     let refused = put(store, "any/key", PutMode::Create, &body).await.unwrap_err();
     assert!(matches!(refused, StoreError::AlreadyExists { .. }), "{refused:?}");
