@@ -73,6 +73,12 @@ impl CampaignReport {
         self.sum(|cell| cell.broken) == 0
     }
 
+    /// True if at most one case in ten missed its request. More would mean that the faults come too late.
+    pub(crate) fn hits_its_requests(&self) -> bool {
+        let missed = self.sum(|cell| cell.missed);
+        missed * 10 <= self.sum(|cell| cell.tried) + missed
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.cells.is_empty()
     }

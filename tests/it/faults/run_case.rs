@@ -60,8 +60,15 @@ pub(crate) async fn run_case(
     route: ApiServerRoute,
 ) -> Result<CaseRun> {
     let fixture = FaultFixture::start(spec, route).await?;
+    let mut rules = case.map(FaultCase::rules).unwrap_or_default();
+    // Before the operator starts: its first requests are targets, too.
+    let at_start = if spec.late.is_empty() {
+        std::mem::take(&mut rules)
+    } else {
+        Vec::new()
+    };
     let mut runner = CaseRunner {
-        pending: Vec::new(),
+        pending: fixture.rules.arm_sequence(at_start),
         completion_hangs: case.is_some_and(completion_hangs),
         waiting_for_cleanup_since: None,
         restarted_for_cleanup: false,
@@ -74,9 +81,7 @@ pub(crate) async fn run_case(
         stopped_cleanly: true,
     };
     runner.fixture.apply(spec).await?;
-    let rules = case.map(FaultCase::rules).unwrap_or_default();
     let before_faults = if spec.late.is_empty() {
-        runner.pending = runner.fixture.rules.arm_sequence(rules);
         0
     } else {
         let first = runner.recover().await?;
