@@ -40,7 +40,7 @@ pub struct ExportAccess {
 }
 
 impl AllowedHosts {
-    /// Parses entries of `--allow-host`. Named hosts are allowed for all peers. Of [`PUBLIC_KEYWORD`], the regions are
+    /// Parses entries of `--allow-host`. Named hosts are allowed for all peers. Of `public-regions`, the regions are
     /// allowed for the service and AWS is allowed for stores: anyone can get a host below amazonaws.com, and a service that
     /// names such a host as its UAA must not receive the API key there. Both on port 443 and with public addresses only.
     pub fn parse(entries: &[String]) -> Result<Self, InvalidHostEntry> {
