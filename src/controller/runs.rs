@@ -257,7 +257,7 @@ async fn run_task(
     TaskOutcome::Exported(runner.run(&out, control).await)
 }
 
-/// Returns the next event of an export that starts, apart from its wish for sessions. Cancel safe.
+/// Returns the next event of an export that starts, without its request for sessions. Cancel safe.
 async fn next_start_event(
     phase: &mut StartPhase<StartPlace, SlowPlaceWait>,
     admitted: &mut oneshot::Receiver<(StartPlace, SlowPlaceWait)>,

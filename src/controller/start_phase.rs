@@ -54,7 +54,7 @@ mod tests {
         use StartEvent::{Admitted, NotAdmitted, SessionsWanted, SlowPlace};
         use StartPhase::{Listing, Queued, Slow, Started};
         let listing = Listing("first", "wait");
-        // Phase; the phases after a first place, none, the next place, the wish for sessions.
+        // Phase; the phases after a first place, none, the next place, the request for sessions.
         let table = [
             (Queued, [listing.clone(), Started, Queued, Started]),
             (listing.clone(), [listing.clone(), listing, Slow("next"), Started]),

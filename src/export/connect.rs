@@ -234,8 +234,9 @@ pub async fn s3(
         bucket,
         prefix: _,
         region,
-        endpoint,
-        force_path_style,
+        // Read by `checked_endpoint` and `path_style`.
+        endpoint: _,
+        force_path_style: _,
         credentials_secret_ref,
         service_account_name: _,
         // Read by `ca`.
@@ -269,7 +270,7 @@ pub async fn s3(
         endpoint: destination
             .checked_endpoint()
             .map_err(|errors| invalid_spec(&errors))?,
-        force_path_style: force_path_style.unwrap_or(endpoint.is_some()),
+        force_path_style: destination.path_style(),
         credentials,
         ca_pem: ca(secrets, destination.ca())?,
         storage_class: None,

@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 use super::process::{Process, program};
 use super::proxy::Rules;
+use super::sts::FakeSts;
 use crate::bed::Cluster;
 
 /// Duration, deadline and renewal of a Lease.
@@ -18,6 +19,9 @@ pub(crate) const SHORT_LEASE: LeaseTimes = ["6s", "4s", "1s"];
 
 /// Lease that survives a very busy machine, where leader election is not tested.
 pub(crate) const LONG_LEASE: LeaseTimes = ["60s", "50s", "5s"];
+
+/// Role of an operator with an identity of its own.
+pub(crate) const OPERATOR_ROLE: &str = "arn:aws:iam::111122223333:role/eventexport";
 
 /// Operator to start. Without further calls: of all namespaces, with all rights, on 127.0.0.1, with JSON logs.
 pub(crate) struct OperatorCommand {
@@ -90,6 +94,16 @@ impl OperatorCommand {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self
+    }
+
+    /// Gives the process an identity of its own, which the fake STS turns into keys of the bucket. Writes the token of the Pod.
+    pub(crate) fn own_identity(self, sts: &FakeSts, token: &Path) -> Result<Self> {
+        std::fs::write(token, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ.x")?;
+        Ok(self
+            .env("AWS_ROLE_ARN", OPERATOR_ROLE)
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token.display().to_string())
+            .env("AWS_ENDPOINT_URL_STS", &sts.url())
+            .env("AWS_EC2_METADATA_DISABLED", "true"))
     }
 
     /// Logs text, as on a terminal. It cannot say then where it can be watched.

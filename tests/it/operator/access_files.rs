@@ -16,8 +16,6 @@ use crate::testkit::process::Process;
 use crate::testkit::proxy::{ProxiedPeer, RequestMatcher};
 use crate::testkit::sts::{FakeSts, StsReply};
 
-const ROLE: &str = "arn:aws:iam::111122223333:role/eventexport";
-
 /// Interval of the operator between two reads.
 const INTERVAL: Duration = Duration::from_millis(300);
 
@@ -33,8 +31,6 @@ impl AccessFixture {
         let env = Environment::builder(name).start().await?;
         let sts = FakeSts::start(env.gateway.access_key(), env.gateway.secret_key()).await?;
         sts.reply(StsReply::Keys(SignedDuration::from_hours(1)));
-        let token = env.folder.path().join("token");
-        fs::write(&token, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ.x")?;
         let path = |name: &str| env.folder.path().join(name).display().to_string();
         fs::write(path("hosts"), "# no further host\n127.0.0.1\n")?;
         fs::write(path("grants"), "")?;
@@ -47,10 +43,7 @@ impl AccessFixture {
                 &path("grants"),
             ])
             .args(&["--access-interval", "300ms"])
-            .env("AWS_ROLE_ARN", ROLE)
-            .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token.display().to_string())
-            .env("AWS_ENDPOINT_URL_STS", &sts.url())
-            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .own_identity(&sts, &env.folder.path().join("token"))?
             .start()
             .await?;
         Ok(Self {

@@ -10,10 +10,9 @@ use serde_json::Value;
 use super::eventually;
 use crate::testkit::environment::Environment;
 use crate::testkit::manifest::Manifest;
+use crate::testkit::operator::OPERATOR_ROLE;
 use crate::testkit::process::Process;
 use crate::testkit::sts::{FakeSts, StsReply};
-
-const ROLE: &str = "arn:aws:iam::111122223333:role/eventexport";
 
 struct OwnIdentity {
     env: Environment,
@@ -27,16 +26,11 @@ impl OwnIdentity {
         let env = Environment::builder(name).start().await?;
         let sts = FakeSts::start(env.gateway.access_key(), env.gateway.secret_key()).await?;
         sts.reply(reply);
-        let token = env.folder.path().join("token");
-        std::fs::write(&token, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ.x")?;
         let grant = format!("{0}={0}@{1}", env.namespace, env.gateway.endpoint());
         let operator = env
             .operator()
             .args(&["--grant-identity", &grant])
-            .env("AWS_ROLE_ARN", ROLE)
-            .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token.display().to_string())
-            .env("AWS_ENDPOINT_URL_STS", &sts.url())
-            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .own_identity(&sts, &env.folder.path().join("token"))?
             .start()
             .await?;
         Ok(Self { env, sts, operator })
@@ -64,7 +58,7 @@ async fn thirty_exports_ask_sts_once() -> Result<()> {
     }
     let calls = fixture.sts.calls();
     ensure!(calls.len() == 1, "{} calls", calls.len());
-    ensure!(calls.iter().all(|call| call.role == ROLE), "{calls:?}");
+    ensure!(calls.iter().all(|call| call.role == OPERATOR_ROLE), "{calls:?}");
     let metrics = fixture.operator.metrics().await?;
     let counted = |line: &str| line.contains("peer=\"sts\"") && line.contains("AssumeRoleWithWebIdentity");
     ensure!(metrics.lines().any(counted), "STS is in no metric");
