@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -24,14 +24,12 @@ use crate::archive::read::{get_record, read_attempts};
 use crate::archive::receipt::{body_key, receipt_key};
 use crate::archive::records::{AttemptRecord, PreparedRecord, Receipt, encode};
 use crate::archive::window::Window;
+use crate::session::orphan::{OrphanDoubt, OrphanSearch, OrphanVerdict, UnansweredRequest, may_answer};
 use crate::storage::{Crc64, ObjectInfo, Upload};
 use crate::tracker::Session;
 
 /// Minimum interval between two checks of ambiguous sessions: 20 s.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(20);
-
-/// Maximum difference between the ages of an attempt and of the session that it opened: 5 min, for slow requests.
-const OPENING_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// Interval between checks of a session that this process uses: 5 s.
 const IN_USE_RECHECK_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
@@ -123,11 +121,11 @@ async fn delete_journaled_session(
         .await
         .map_err(|error| Failure::from(&error))?;
     if let Some(listed) = listed
-        && !matches_window(&listed, id.window, ctx.is_account_scope(), user)
+        && !may_answer(&session_request(id.window, ctx.is_account_scope()), user, &listed)
     {
         return Err(orphan_suspected(
             id.window,
-            &[session],
+            session,
             "the journal names it, but it was opened for another window, scope or user",
         ));
     }
@@ -360,86 +358,83 @@ async fn delete_orphan_session(
     let suspects = find_suspects(ctx, &mut journal, &unassigned, store_now, closed).await;
     ctx.events.send(TaskEvent::SessionsSuspected(suspects)).await;
     let user = tracker_user(ctx, id.window, attempt).await?;
+    let request = unanswered_request(ctx, id.window, attempt, user, store_now);
+    let unanswered = ctx.budget.unanswered();
+    let others = unanswered.register(&export.name, id, &request, Instant::now());
     let search = OrphanSearch {
-        attempt,
-        user_known: user.is_some(),
-        candidates: candidates(ctx, &unassigned, id.window, attempt, user.as_deref()),
-        store_now,
+        request: &request,
+        others: &others,
+        sessions: &unassigned,
         service_now: listing.service_time,
         quiet: SignedDuration::try_from(ctx.shared.limits.session_quiet).unwrap_or(SignedDuration::MAX),
     };
-    let local = |wait: SignedDuration| {
-        let now = (ctx.shared.now)();
-        now.saturating_add(wait).unwrap_or(Timestamp::MAX)
-    };
     match search.evaluate() {
-        OrphanVerdict::NoSession => Ok(()),
-        OrphanVerdict::Wait { wait, session: None } => {
-            let until = local(wait);
-            Err(recovery_pending(
-                format!(
-                    "an interrupted attempt at {} may still open a session: checking until {until}",
-                    id.window
+        OrphanVerdict::NoSession => {}
+        OrphanVerdict::Delete(sessions) => {
+            for session in sessions {
+                tracing::info!(session = session.id, window = %id.window, "deleting orphaned session");
+                let closed = ctx.space_sessions().close(&session.id).await;
+                closed.map_err(|error| Failure::from(&error))?;
+                let closed = TaskEvent::SessionClosed(session.id.clone());
+                ctx.events.send(closed).await;
+            }
+        }
+        OrphanVerdict::Wait { wait, sessions } => {
+            unanswered.keep(&export.name, id, Instant::now() + wait.unsigned_abs());
+            let until = (ctx.shared.now)();
+            let until = until.saturating_add(wait).unwrap_or(Timestamp::MAX);
+            let window = id.window;
+            let message = match sessions.as_slice() {
+                [] => format!(
+                    "an interrupted attempt at {window} may still open a session: checking until {until}"
                 ),
-                until,
-            ))
-        }
-        OrphanVerdict::Wait {
-            wait,
-            session: Some(session),
-        } => {
-            let until = local(wait);
-            Err(recovery_pending(
-                format!(
-                    "session {} may be left over from an interrupted attempt at {}: it is deleted if unused until {until}",
-                    session.id, id.window
+                [session] => format!(
+                    "session {} may be left over from an interrupted attempt at {window}: it is deleted if unused until {until}",
+                    session.id
                 ),
-                until,
-            ))
+                several => format!(
+                    "sessions {} may be left over from interrupted attempts at {window}: they are deleted if unused until \
+                     {until} and if this process finds as many such attempts",
+                    ids(several)
+                ),
+            };
+            return Err(recovery_pending(message, until));
         }
-        OrphanVerdict::Delete(session) => {
-            tracing::info!(session = session.id, window = %id.window, "deleting orphaned session");
-            ctx.space_sessions()
-                .close(&session.id)
-                .await
-                .map_err(|error| Failure::from(&error))?;
-            let closed = TaskEvent::SessionClosed(session.id.clone());
-            ctx.events.send(closed).await;
-            Ok(())
-        }
-        OrphanVerdict::Report(doubt) => {
-            let ids: Vec<&str> = search
-                .candidates
-                .iter()
-                .map(|session| session.id.as_str())
-                .collect();
-            let failure = orphan_suspected(id.window, &ids, doubt.text());
-            Err(match doubt {
+        OrphanVerdict::Report { sessions, doubt } => {
+            let failure = orphan_suspected(id.window, &ids(&sessions), doubt.text());
+            return Err(match doubt {
                 OrphanDoubt::UserUnknown => failure,
-                // After a restart, other exports of the space may be about to delete theirs.
+                // After a restart, other exports of the space may be about to delete theirs, or to search for them.
                 OrphanDoubt::Several | OrphanDoubt::OtherTime | OrphanDoubt::TimeUnknown => Failure {
                     class: RetryClass::Retry(Some(RECHECK_INTERVAL)),
                     ..failure
                 },
-            })
+            });
         }
     }
+    unanswered.remove(&export.name, id);
+    Ok(())
 }
 
-/// Returns the sessions that an attempt may have opened: new since it began, and of its window, user and scope. Time is
-/// no filter: the clocks of the store and the service may differ.
-fn candidates<'a>(
+fn ids(sessions: &[&Session]) -> String {
+    let ids: Vec<&str> = sessions.iter().map(|session| session.id.as_str()).collect();
+    ids.join(", ")
+}
+
+/// Returns the request of an attempt, without its reply.
+fn unanswered_request(
     ctx: &RunContext,
-    unassigned: &[&'a Session],
     window: Window,
     attempt: &AttemptRecord,
-    user: Option<&str>,
-) -> Vec<&'a Session> {
-    let fits = |session: &&&Session| {
-        !attempt.open_before.contains(&session.id)
-            && matches_window(session, window, ctx.is_account_scope(), user)
-    };
-    unassigned.iter().filter(fits).copied().collect()
+    user: Option<String>,
+    store_now: Timestamp,
+) -> UnansweredRequest {
+    UnansweredRequest {
+        request: session_request(window, ctx.is_account_scope()),
+        user,
+        open_before: attempt.open_before.clone(),
+        age: store_now.duration_since(attempt.started_at),
+    }
 }
 
 /// Returns the sessions that interrupted attempts may have left open, for the report. They are incomplete if an attempt
@@ -465,117 +460,12 @@ async fn find_suspects(
                 && !closed.contains(id)
         });
         let Some(record) = record else { continue };
-        let user = record.tracker_user.as_ref().or(known_user.as_ref());
-        let found = candidates(ctx, unassigned, id.window, record, user.map(String::as_str));
-        suspects.extend(found.into_iter().map(|session| session.id.clone()));
+        let user = record.tracker_user.clone().or_else(|| known_user.clone());
+        let request = unanswered_request(ctx, id.window, record, user, store_now);
+        let found = unassigned.iter().filter(|session| request.fits(session));
+        suspects.extend(found.map(|session| session.id.clone()));
     }
     suspects
-}
-
-/// Evidence about the session of an attempt whose creation got no reply.
-struct OrphanSearch<'a> {
-    attempt: &'a AttemptRecord,
-    user_known: bool,
-    /// Sessions that fit everything but, perhaps, the time.
-    candidates: Vec<&'a Session>,
-    /// Current time by the store's clock, as the times of the attempt.
-    store_now: Timestamp,
-    /// Current time by the clock of the service, as the times of the sessions.
-    service_now: Option<Timestamp>,
-    /// Time without activity after which nothing uses a session or opens it late.
-    quiet: SignedDuration,
-}
-
-/// Result of a search for the session of an attempt.
-#[derive(Debug, PartialEq, Eq)]
-enum OrphanVerdict<'a> {
-    /// The attempt has no session open.
-    NoSession,
-    /// The session of the attempt; nothing uses it.
-    Delete(&'a Session),
-    /// Too early to tell: search again after `wait`.
-    Wait {
-        wait: SignedDuration,
-        /// The only session that fits so far.
-        session: Option<&'a Session>,
-    },
-    /// The candidates may belong to someone else.
-    Report(OrphanDoubt),
-}
-
-/// Reason why it is not proved that a session belongs to an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OrphanDoubt {
-    Several,
-    UserUnknown,
-    OtherTime,
-    TimeUnknown,
-}
-
-impl OrphanDoubt {
-    const fn text(self) -> &'static str {
-        match self {
-            Self::Several => "at most one belongs to this export",
-            Self::UserUnknown => "the tracker user of this export is not known",
-            Self::OtherTime => {
-                "it was opened at another time than the attempt, or the clock of the service was set"
-            }
-            Self::TimeUnknown => "the service does not state when it was opened, or its own time",
-        }
-    }
-}
-
-impl<'a> OrphanSearch<'a> {
-    /// Compares ages, each by the clock that states the time: times of different clocks are never compared.
-    fn evaluate(&self) -> OrphanVerdict<'a> {
-        let attempt_age = self.store_now.duration_since(self.attempt.started_at);
-        // A delayed request may still open a session.
-        let settled = self.quiet.saturating_sub(attempt_age);
-        let [_, others @ ..] = self.candidates.as_slice() else {
-            return if settled > SignedDuration::ZERO {
-                OrphanVerdict::Wait {
-                    wait: settled,
-                    session: None,
-                }
-            } else {
-                OrphanVerdict::NoSession
-            };
-        };
-        if !self.user_known && self.candidates.iter().any(|session| session.username.is_some()) {
-            return OrphanVerdict::Report(OrphanDoubt::UserUnknown);
-        }
-        let age = |session: &Session| Some(self.service_now?.duration_since(session.created?));
-        let in_time = |session: &Session| {
-            age(session).map(|age| age.saturating_sub(attempt_age).abs() <= OPENING_TOLERANCE)
-        };
-        if self.candidates.iter().any(|session| in_time(session).is_none()) {
-            return OrphanVerdict::Report(if others.is_empty() {
-                OrphanDoubt::TimeUnknown
-            } else {
-                OrphanDoubt::Several
-            });
-        }
-        let mut fitting = self
-            .candidates
-            .iter()
-            .filter(|session| in_time(session) == Some(true));
-        let (session, service_now) = match (fitting.next(), fitting.next(), self.service_now) {
-            (Some(session), None, Some(service_now)) => (*session, service_now),
-            (None, ..) if others.is_empty() => return OrphanVerdict::Report(OrphanDoubt::OtherTime),
-            _ => return OrphanVerdict::Report(OrphanDoubt::Several),
-        };
-        let last_use = session.accessed.max(session.created);
-        let unused = last_use.map_or(SignedDuration::ZERO, |at| service_now.duration_since(at));
-        let wait = settled.max(self.quiet.saturating_sub(unused));
-        if wait > SignedDuration::ZERO {
-            OrphanVerdict::Wait {
-                wait,
-                session: Some(session),
-            }
-        } else {
-            OrphanVerdict::Delete(session)
-        }
-    }
 }
 
 /// Returns the tracker user: from the attempt, from this run, or from the receipt of the window.
@@ -595,29 +485,11 @@ async fn tracker_user(
         .and_then(|receipt| receipt.tracker_user))
 }
 
-/// Returns true if the user, scope and hour match and the range is within a day of the window; unknown values match.
-fn matches_window(session: &Session, window: Window, account: bool, user: Option<&str>) -> bool {
-    let near = |day: jiff::civil::Date| {
-        let days = window.date().since(day);
-        days.is_ok_and(|span| span.get_days().abs() <= 1)
-    };
-    let user = session
-        .username
-        .as_deref()
-        .is_none_or(|session_user| user.is_none_or(|expected_user| expected_user == session_user));
-    let mut request = session_request(window, account);
-    if let Some((start, end)) = session.range.filter(|(start, end)| near(*start) && near(*end)) {
-        (request.start, request.end) = (start, end);
-    }
-    user && request.answer_matches(session)
-}
-
 fn recovery_pending(message: String, until: Timestamp) -> Failure {
     Failure::wait(Reason::OrphanSessionSuspected, message, Some(until))
 }
 
-fn orphan_suspected(window: Window, ids: &[&str], why: &str) -> Failure {
-    let ids = ids.join(", ");
+fn orphan_suspected(window: Window, ids: &str, why: &str) -> Failure {
     let message = format!(
         "an interrupted attempt at {window} may have left a session open: {ids} ({why}); delete it if it is not in use"
     );
@@ -685,112 +557,4 @@ async fn earliest_in_progress(
         Timestamp::from_second(seconds).ok()
     });
     Ok(start_times.min())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::archive::records::ArchiveRecord as _;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_000_000 + second).unwrap()
-    }
-
-    fn attempt(started: i64) -> AttemptRecord {
-        AttemptRecord {
-            schema: AttemptRecord::SCHEMA.to_owned(),
-            holder: "self".to_owned(),
-            process: None,
-            source: "https://a".to_owned(),
-            started_at: at(started),
-            deadline: Timestamp::MAX,
-            tracker_user: None,
-            open_before: Vec::new(),
-        }
-    }
-
-    fn session(id: &str, created: Option<i64>) -> Session {
-        Session {
-            id: id.to_owned(),
-            space: None,
-            username: Some("user".to_owned()),
-            created: created.map(at),
-            accessed: None,
-            range: None,
-            account: None,
-            hour: None,
-        }
-    }
-
-    /// Evaluates sessions created at these times of the service's clock. The quiet time is 10 min.
-    fn evaluate(
-        attempt: &AttemptRecord,
-        store_now: i64,
-        service_now: Option<i64>,
-        sessions: &[Session],
-    ) -> String {
-        let search = OrphanSearch {
-            attempt,
-            user_known: true,
-            candidates: sessions.iter().collect(),
-            store_now: at(store_now),
-            service_now: service_now.map(at),
-            quiet: SignedDuration::from_mins(10),
-        };
-        match search.evaluate() {
-            OrphanVerdict::NoSession => "none".to_owned(),
-            OrphanVerdict::Delete(session) => format!("delete {}", session.id),
-            OrphanVerdict::Wait { wait, session } => {
-                format!(
-                    "wait {} {}",
-                    wait.as_secs(),
-                    session.map_or("-", |session| &session.id)
-                )
-            }
-            OrphanVerdict::Report(doubt) => format!("{doubt:?}"),
-        }
-    }
-
-    #[test]
-    fn an_orphan_is_identified_by_ages_and_never_forgotten_for_its_time() {
-        // The store's clock is `skew` behind that of the service; the attempt began at 0 of the store's clock.
-        for skew in [0, 600, -600, 86_400] {
-            let attempt = attempt(0);
-            let check = |age: i64, created: &[i64]| {
-                let sessions: Vec<Session> = created
-                    .iter()
-                    .zip(["a", "b"])
-                    .map(|(created, id)| session(id, Some(created + skew)))
-                    .collect();
-                evaluate(&attempt, age, Some(age + skew), &sessions)
-            };
-            assert_eq!(check(60, &[]), "wait 540 -", "{skew}");
-            assert_eq!(check(600, &[]), "none", "{skew}");
-            assert_eq!(check(60, &[3]), "wait 543 a", "{skew}");
-            assert_eq!(check(603, &[3]), "delete a", "{skew}");
-            assert_eq!(check(1_200, &[700]), "OtherTime", "{skew}");
-            assert_eq!(check(1_200, &[-400]), "OtherTime", "{skew}");
-            assert_eq!(check(1_200, &[3, 700]), "delete a", "{skew}");
-            assert_eq!(check(1_200, &[3, 9]), "Several", "{skew}");
-            assert_eq!(check(1_200, &[700, 800]), "Several", "{skew}");
-        }
-    }
-
-    #[test]
-    fn a_session_of_unknown_age_is_reported() {
-        let attempt = attempt(0);
-        let unknown = session("a", None);
-        assert_eq!(
-            evaluate(&attempt, 900, Some(900), std::slice::from_ref(&unknown)),
-            "TimeUnknown"
-        );
-        assert_eq!(
-            evaluate(&attempt, 900, Some(900), &[unknown, session("b", Some(0))]),
-            "Several"
-        );
-        assert_eq!(
-            evaluate(&attempt, 900, None, &[session("a", Some(0))]),
-            "TimeUnknown"
-        );
-    }
 }

@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::SESSIONS_PER_SPACE;
 use super::occupancy::SessionHolder;
+use super::orphan::UnansweredRequests;
 use crate::archive::window::Window;
 use crate::shares::queue::{DepthLimits, Tenant};
+use crate::shares::recall::{RecallPermit, RecallSemaphore};
 use crate::shares::semaphore::{FairPermit, FairSemaphore};
 
 /// Time that a space must stay nearly full before a process that holds none of its sessions opens one: 15 s. The
 /// sessions may be its own, left by a crash, and about to be deleted.
 const CRASH_GRACE: Duration = Duration::from_secs(15);
-
-/// Part of the sessions of this process in a space that only exports without one may take: a fourteenth, rounded down, so 2
-/// of 28. Half of it, rounded down, is for namespaces without one. A window may take hours: who comes later must not wait for
-/// its end.
-const NEWCOMER_PART: u64 = 14;
 
 /// Budgets of all spaces that this process exports from, by endpoint and space id.
 #[derive(Clone, Debug)]
@@ -32,7 +29,7 @@ pub struct SessionBudgets {
 pub struct SessionBudget {
     own_limit: usize,
     /// Windows that may hold a session.
-    slots: FairSemaphore,
+    slots: RecallSemaphore,
     /// The turn to list and open sessions.
     opening: FairSemaphore,
     /// Sessions that this process holds, with the export of each.
@@ -41,6 +38,7 @@ pub struct SessionBudget {
     listed: Arc<Mutex<Option<usize>>>,
     /// Time since which every listing showed the space nearly full.
     nearly_full_since: Arc<Mutex<Option<Instant>>>,
+    unanswered: UnansweredRequests,
 }
 
 /// Session that this process holds; dropped when it is deleted or left to recovery.
@@ -100,11 +98,12 @@ impl SessionBudgets {
             .entry(key)
             .or_insert_with(|| SessionBudget {
                 own_limit: self.own_limit,
-                slots: FairSemaphore::new(DepthLimits::within(slots, slots / NEWCOMER_PART)),
+                slots: RecallSemaphore::new(slots),
                 opening: FairSemaphore::new(DepthLimits::flat(1)),
                 held: Arc::default(),
                 listed: Arc::default(),
                 nearly_full_since: Arc::default(),
+                unanswered: UnansweredRequests::default(),
             })
             .clone()
     }
@@ -137,8 +136,8 @@ impl SessionBudgets {
 }
 
 impl SessionBudget {
-    /// Waits until one more window may hold a session.
-    pub async fn acquire_slot(&self, tenant: &Tenant, window: Window) -> FairPermit {
+    /// Waits until one more window may hold a session. It may be asked back for an export that has none.
+    pub async fn acquire_slot(&self, tenant: &Tenant, window: Window) -> RecallPermit {
         self.slots.acquire(tenant, window.order()).await
     }
 
@@ -182,6 +181,11 @@ impl SessionBudget {
             held: Arc::clone(&self.held),
             id: id.to_owned(),
         }
+    }
+
+    /// Returns the requests without reply whose sessions this process searches for.
+    pub const fn unanswered(&self) -> &UnansweredRequests {
+        &self.unanswered
     }
 
     /// True if this process uses the session.

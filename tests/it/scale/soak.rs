@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use eventexport::api::EventExport;
-use eventexport::simulator::{
-    BodyOffset, DEFAULT_API_KEY, DEFAULT_PERSON, Effect, Fault, Ledger, NoReplyMode, RequestKind,
-};
+use eventexport::simulator::{BodyOffset, DEFAULT_PERSON, Effect, Fault, Ledger, NoReplyMode, RequestKind};
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -20,7 +18,6 @@ use super::fixture::{ExportParams, LoadFixture};
 use super::operator::MeasuredOperator;
 use super::results::{LoadResults, setting};
 use crate::testkit::bucket::Bucket;
-use crate::testkit::command::Home;
 use crate::testkit::process::program;
 use crate::testkit::proxy::{Action, ErrorStatus, KeptRule, Proxy, RequestMatcher, Rule, Rules};
 
@@ -34,9 +31,6 @@ const DAYS: usize = 20;
 
 /// Maximum time to complete the rest after the kills.
 const TIMEOUT: Duration = Duration::from_mins(20);
-
-/// Time after which an export that suspects several sessions does not decide by itself any more.
-const AMBIGUOUS: Duration = Duration::from_secs(90);
 
 /// Lease that expires soon after a kill and survives a busy machine.
 const LEASE_FLAGS: [&str; 6] = [
@@ -355,7 +349,6 @@ async fn wait(
     wanted: usize,
 ) -> Result<()> {
     let began = Instant::now();
-    let mut asked_since = None;
     loop {
         if operator.has_ended().await? {
             println!("the operator ended by itself: the machine is too busy for its lease");
@@ -366,13 +359,6 @@ async fn wait(
         if done == wanted && all.len() == wanted {
             return Ok(());
         }
-        let asking = ambiguous(&all);
-        if asking.is_empty() {
-            asked_since = None;
-        } else if asked_since.get_or_insert_with(Instant::now).elapsed() > AMBIGUOUS {
-            delete_as_person(fixture, &all, asking).await?;
-            asked_since = None;
-        }
         ensure!(
             began.elapsed() < TIMEOUT,
             "{done} of {} are complete, {wanted} wanted",
@@ -380,50 +366,6 @@ async fn wait(
         );
         sleep(Duration::from_secs(1)).await;
     }
-}
-
-/// Returns the exports that ask a person which session is theirs, by space and day.
-fn ambiguous(all: &[EventExport]) -> BTreeMap<(String, String), Vec<String>> {
-    let mut asking: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-    for export in all {
-        let conditions = export.status.iter().flat_map(|status| &status.conditions);
-        let mut stalled = conditions.filter(|one| one.type_ == "Stalled" && one.status == "True");
-        if let Some(stalled) = stalled.find(|one| one.message.contains("at most one belongs to this export"))
-        {
-            let window = (export.spec.space.clone(), export.spec.date_range.start.clone());
-            asking.entry(window).or_default().push(stalled.message.clone());
-        }
-    }
-    asking
-}
-
-/// Deletes sessions, as the message of the exports asks a person to: one kill hit exports of one space and day, and nothing tells
-/// their sessions apart. An export that is the only one of its space and day must not ask.
-async fn delete_as_person(
-    fixture: &SoakFixture,
-    all: &[EventExport],
-    asking: BTreeMap<(String, String), Vec<String>>,
-) -> Result<()> {
-    let service = &fixture.fixture.service.url;
-    let home = Home::new()
-        .env("EVENTEXPORT_API_KEY", DEFAULT_API_KEY)
-        .env("EVENTEXPORT_ENDPOINT", service)
-        .env("EVENTEXPORT_UAA_ENDPOINT", service);
-    for ((space, day), messages) in asking {
-        let of_window = |one: &&EventExport| one.spec.space == space && one.spec.date_range.start == day;
-        ensure!(
-            all.iter().filter(of_window).count() > 1,
-            "{space}, {day}: {messages:?}"
-        );
-        for message in messages {
-            let words = message.split(|letter: char| letter != '-' && !letter.is_ascii_alphanumeric());
-            for id in words.filter(|word| word.len() == 36 && word.matches('-').count() == 4) {
-                let deleted = home.run(&["session", "delete", id, "--space", &space]).await;
-                println!("a person deletes session {id}: {deleted:?}");
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Checks the final state at service, store and archive.
