@@ -13,6 +13,7 @@ use super::exporter::{ExportRunner, Owner};
 use super::kube_error::describe_error;
 use super::runs::{PrepareFn, PreparedRun, StartPriority, Task, TaskOutcome};
 use super::secrets::{self, FetchedSecrets, SecretReference};
+use super::start_places::slow_start_time;
 use super::{events, finalizer, head_status};
 use crate::api::{ConditionType, EventExport, Reason, ReferencedObject, SettingNames, find_condition};
 use crate::export::failure::Failure;
@@ -88,16 +89,18 @@ fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owne
     let tenant = Tenant::new(&owner.namespace, &object.spec.space, &owner.name);
     let tenant = tenant.grouped(start_priority(object).as_str());
     let (uid, version) = (owner.uid.clone(), object.clone());
-    let taken = context
-        .registry
-        .with(&uid, |entry| entry.take_retry_state(object, (context.now)()));
-    let (retry_state, run_context, object) = (taken.flatten(), context.clone(), object.clone());
+    let taken = context.registry.with(&uid, |entry| {
+        (entry.take_retry_state(object, (context.now)()), entry.failures)
+    });
+    let (retry_state, failures) = taken.unwrap_or_default();
+    let (slow_time, run_context, object) = (slow_start_time(failures), context.clone(), object.clone());
     let prepare: PrepareFn = Box::new(move || {
         Box::pin(async move { prepare_run(&run_context, &object, &owner, retry_state).await })
     });
     let task = Task::Export {
         peers: peers_of(&version),
         tenant,
+        slow_time,
         prepare,
     };
     spawn(context, &uid, version, task);

@@ -14,9 +14,10 @@ use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState, spec_digest};
 use super::runs::{RunEvent, RunEventKind, Task, TaskId, TaskOutcome};
 use super::secrets::FetchedSecrets;
 use super::secrets_in_use::WatchedObject;
-use crate::api::{EventExport, ReferencedObject};
+use super::start_places::slow_start_time;
+use crate::api::{EventExport, Reason, ReferencedObject};
 use crate::export::engine::ReleaseReport;
-use crate::export::failure::{Failure, RetryClass};
+use crate::export::failure::{Failure, Problem, RetryClass};
 use crate::export::snapshot::Snapshot;
 use crate::export::spec::ExportSpec;
 use crate::telemetry::metrics::{NamedResource, ResourceSource};
@@ -313,7 +314,11 @@ impl ExportRegistry {
         }
         // No spec has the digest 0: what ended before it took the newest one over is not its result.
         let spec = match &outcome {
-            TaskOutcome::Exported(snapshot) if !running.has_applied(snapshot) => 0,
+            TaskOutcome::Exported(snapshot) | TaskOutcome::GaveWay(snapshot)
+                if !running.has_applied(snapshot) =>
+            {
+                0
+            }
             _ => running.spec,
         };
         let result = match outcome {
@@ -323,6 +328,7 @@ impl ExportRegistry {
                 }
                 after_export(entry, uid, snapshot, now)
             }
+            TaskOutcome::GaveWay(snapshot) => after_giving_way(entry, uid, snapshot, now),
             TaskOutcome::Released(released) => after_release(entry, released, now),
             TaskOutcome::Blocked(failure) => after_blocked(entry, failure, now),
             TaskOutcome::NotStarted => after_not_started(entry, now),
@@ -473,6 +479,43 @@ fn daily_run(now: Timestamp, uid: &str) -> Timestamp {
     Timestamp::from_second(earliest.saturating_add(wait)).unwrap_or(Timestamp::MAX)
 }
 
+/// Returns the result of a run whose peers did not answer in time: it is tried again, with more time.
+fn after_giving_way(
+    entry: &mut ExportEntry,
+    uid: &str,
+    snapshot: Arc<Snapshot>,
+    now: Timestamp,
+) -> FinishedTask {
+    let failures = entry.failures;
+    let seconds = slow_start_time(failures).as_secs();
+    if !snapshot.observed {
+        let message = format!(
+            "the store did not list the bucket within {seconds} s, while other exports waited to start: tried again with more time"
+        );
+        return after_blocked(
+            entry,
+            Failure::retry(Reason::DestinationUnreachable, message),
+            now,
+        );
+    }
+    let message = format!(
+        "the service did not answer within {seconds} s, while other exports waited to start: tried again with more time"
+    );
+    let mut snapshot = snapshot;
+    let retry_at = later(now, backoff(failures, MAX_FAILURE_BACKOFF));
+    Arc::make_mut(&mut snapshot).problems.push(Problem {
+        reason: Reason::SourceUnreachable,
+        message,
+        window: None,
+        class: RetryClass::Retry(None),
+        next_try: None,
+        retry_at: Some(retry_at),
+    });
+    after_export(entry, uid, snapshot, now);
+    entry.failures = failures.saturating_add(1);
+    FinishedTask::Waiting(retry_at)
+}
+
 fn after_blocked(entry: &mut ExportEntry, failure: Failure, now: Timestamp) -> FinishedTask {
     let pause = match failure.class {
         RetryClass::Retry(_) => backoff(entry.failures, MAX_FAILURE_BACKOFF),
@@ -512,7 +555,7 @@ fn after_release(entry: &mut ExportEntry, released: ReleaseReport, now: Timestam
 
 fn after_crash(entry: &mut ExportEntry, now: Timestamp) -> FinishedTask {
     let message = "the export crashed (a defect of the operator, see its log); the operator retries it";
-    let failure = Failure::retry(crate::api::Reason::Failed, message).export_wide();
+    let failure = Failure::retry(Reason::Failed, message).export_wide();
     entry.failure = Some(Box::new(failure));
     let pause = backoff(entry.failures, MAX_FAILURE_BACKOFF);
     entry.failures = entry.failures.saturating_add(1);

@@ -69,6 +69,8 @@ pub(super) enum Task {
     Export {
         peers: String,
         tenant: Tenant,
+        /// Time for which it keeps its place among the exports with slow peers although others wait.
+        slow_time: Duration,
         prepare: PrepareFn,
     },
     Release(Arc<dyn ExportRunner>),
@@ -121,6 +123,8 @@ pub(super) enum RunEventKind {
 /// Outcome of a task.
 pub(super) enum TaskOutcome {
     Exported(Arc<Snapshot>),
+    /// The export gave its place among those with slow peers up for one that waited.
+    GaveWay(Arc<Snapshot>),
     Released(ReleaseReport),
     /// The export could not start because of its spec, its Secrets or a peer.
     Blocked(Failure),
@@ -183,15 +187,21 @@ impl Runs {
             kind,
             spec: spec_digest(&object.spec),
             object,
-            stop,
+            stop: stop.clone(),
             look,
             updates: newest_spec,
             sessions: grant.clone(),
             abort: work.abort_handle(),
             snapshots: snapshots.clone(),
         };
-        self.tasks
-            .spawn(supervise(self.clone(), id, work, snapshots, admitted, grant));
+        self.tasks.spawn(supervise(
+            self.clone(),
+            id,
+            work,
+            snapshots,
+            admitted,
+            (grant, stop),
+        ));
         running
     }
 
@@ -219,17 +229,18 @@ async fn run_task(
     (control, grant): (RunControl, SessionGrant),
     admit: oneshot::Sender<(StartPlace, SlowPlaceWait)>,
 ) -> TaskOutcome {
-    let (peers, tenant, prepare) = match task {
+    let (peers, tenant, slow_time, prepare) = match task {
         Task::Release(runner) => return TaskOutcome::Released(runner.release().await),
         Task::Export {
             peers,
             tenant,
+            slow_time,
             prepare,
-        } => (peers, tenant, prepare),
+        } => (peers, tenant, slow_time, prepare),
     };
     let prepared = async {
         // Without a supervisor, the place is dropped.
-        let _ = admit.send(runs.places.acquire(&peers, &tenant).await);
+        let _ = admit.send(runs.places.acquire(&peers, &tenant, slow_time).await);
         prepare().await
     };
     let PreparedRun {
@@ -268,7 +279,11 @@ async fn next_start_event(
             Err(_) => StartEvent::NotAdmitted,
         },
         StartPhase::Listing(_, wait) => StartEvent::SlowPlace(wait.await),
-        StartPhase::Slow(_) | StartPhase::Started => std::future::pending().await,
+        StartPhase::Slow(place) => {
+            place.asked_back().await;
+            StartEvent::AskedBack
+        }
+        StartPhase::Leaving(_) | StartPhase::Started => std::future::pending().await,
     }
 }
 
@@ -279,7 +294,7 @@ async fn supervise(
     mut work: JoinHandle<TaskOutcome>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut admitted: oneshot::Receiver<(StartPlace, SlowPlaceWait)>,
-    mut grant: SessionGrant,
+    (mut grant, stop): (SessionGrant, CancellationToken),
 ) {
     let (mut running, mut sessions) = (
         GaugeShare::of(&runs.metrics.runs),
@@ -303,15 +318,19 @@ async fn supervise(
                 runs.report(&id, RunEventKind::Changed).await;
                 continue;
             }
-            () = grant.wanted(), if !start.is_started() => StartEvent::SessionsWanted,
+            () = grant.wanted(), if !start.is_over() => StartEvent::SessionsWanted,
             event = next_start_event(&mut start, &mut admitted) => event,
         };
         let asks = matches!(event, StartEvent::SessionsWanted) && !grant.is_given();
         start = start.after(event);
+        if matches!(start, StartPhase::Leaving(_)) {
+            stop.cancel();
+        }
         if asks {
             runs.report(&id, RunEventKind::Changed).await;
         }
     };
+    let gave_way = matches!(start, StartPhase::Leaving(_));
     drop(start);
     let outcome = outcome.unwrap_or_else(|failed| {
         if !failed.is_panic() {
@@ -321,5 +340,9 @@ async fn supervise(
         error!(export = %id.object, "export panicked (a defect: report it with the lines above)");
         TaskOutcome::Crashed
     });
+    let outcome = match outcome {
+        TaskOutcome::Exported(snapshot) if gave_way => TaskOutcome::GaveWay(snapshot),
+        outcome => outcome,
+    };
     runs.report(&id, RunEventKind::Ended(outcome)).await;
 }

@@ -10,6 +10,8 @@ pub(super) enum StartPhase<P, W> {
     Listing(P, W),
     /// Has a place among the exports with slow peers.
     Slow(P),
+    /// Stops, to give that place up for an export that waits.
+    Leaving(P),
     /// Wants sessions, or never starts. Holds no place.
     Started,
 }
@@ -23,6 +25,8 @@ pub(super) enum StartEvent<P, W> {
     NotAdmitted,
     /// The wait for the next place is over.
     SlowPlace(P),
+    /// Another export waits for the place.
+    AskedBack,
     /// The export wants to open sessions.
     SessionsWanted,
 }
@@ -32,16 +36,17 @@ impl<P, W> StartPhase<P, W> {
     #[must_use]
     pub(super) fn after(self, event: StartEvent<P, W>) -> Self {
         match (self, event) {
+            (Self::Leaving(place), _) | (Self::Slow(place), StartEvent::AskedBack) => Self::Leaving(place),
             (_, StartEvent::SessionsWanted) | (Self::Queued, StartEvent::NotAdmitted) => Self::Started,
             (Self::Queued, StartEvent::Admitted(place, wait)) => Self::Listing(place, wait),
             (Self::Listing(..), StartEvent::SlowPlace(place)) => Self::Slow(place),
-            (phase, StartEvent::Admitted(..) | StartEvent::NotAdmitted | StartEvent::SlowPlace(_)) => phase,
+            (phase, _) => phase,
         }
     }
 
-    /// Returns true if the export wants sessions, or never starts.
-    pub(super) const fn is_started(&self) -> bool {
-        matches!(self, Self::Started)
+    /// Returns true if the export wants sessions, never starts, or stops.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self, Self::Started | Self::Leaving(_))
     }
 }
 
@@ -51,21 +56,30 @@ mod tests {
 
     #[test]
     fn an_export_holds_one_place_until_it_wants_sessions() {
-        use StartEvent::{Admitted, NotAdmitted, SessionsWanted, SlowPlace};
-        use StartPhase::{Listing, Queued, Slow, Started};
+        use StartEvent::{Admitted, AskedBack, NotAdmitted, SessionsWanted, SlowPlace};
+        use StartPhase::{Leaving, Listing, Queued, Slow, Started};
         let listing = Listing("first", "wait");
-        // Phase; the phases after a first place, none, the next place, the request for sessions.
+        let (slow, leaving) = (Slow("old"), Leaving("old"));
+        // Phase; the phases after a first place, none, the next place, that is asked back, the request for sessions.
         let table = [
-            (Queued, [listing.clone(), Started, Queued, Started]),
-            (listing.clone(), [listing.clone(), listing, Slow("next"), Started]),
-            (Slow("old"), [Slow("old"), Slow("old"), Slow("old"), Started]),
-            (Started, [Started, Started, Started, Started]),
+            (Queued, [listing.clone(), Started, Queued, Queued, Started]),
+            (
+                listing.clone(),
+                [listing.clone(), listing.clone(), Slow("next"), listing, Started],
+            ),
+            (
+                slow.clone(),
+                [slow.clone(), slow.clone(), slow, leaving.clone(), Started],
+            ),
+            (leaving.clone(), [(); 5].map(|()| leaving.clone())),
+            (Started, [(); 5].map(|()| Started)),
         ];
         for (phase, row) in table {
             let events = [
                 Admitted("first", "wait"),
                 NotAdmitted,
                 SlowPlace("next"),
+                AskedBack,
                 SessionsWanted,
             ];
             for (event, expected) in events.into_iter().zip(row) {
@@ -74,7 +88,8 @@ mod tests {
                     expected,
                     "{phase:?}, {event:?}"
                 );
-                assert_eq!(phase.clone().after(event).is_started(), expected == Started);
+                let over = matches!(expected, Started | Leaving(_));
+                assert_eq!(phase.clone().after(event).is_over(), over);
             }
         }
     }

@@ -2,12 +2,13 @@
 //! thousands of resources, and an outage of the peers of hundreds, must not delay the others. No I/O.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::shares::queue::{DepthLimits, Tenant};
 use crate::shares::semaphore::{FairPermit, FairSemaphore};
@@ -27,12 +28,19 @@ const MAX_SLOW_STARTS: u64 = 256;
 /// Slow starts that are kept for each level of newcomers.
 const RESERVED_SLOW_STARTS: u64 = 16;
 
-/// Maximum exports that start at once with the same peers, of all namespaces: three outages leave places to others.
+/// Maximum exports that start at once with the same peers, of all namespaces: three outages leave places to others at once.
 const MAX_STARTS_OF_PEERS: u64 = 80;
 
 /// Time after which an export that wants no session yet gives its place for the first listing back, once there is one among
 /// those with slow peers: 1 s. Exports whose peers do not answer must not keep others from starting.
 const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time for which an export keeps its place among those with slow peers although others wait for it: 10 s, doubled with each
+/// failure of the export, at most 2 min.
+const SLOW_START_TIMES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(2));
+
+/// Interval between two looks whether others wait: 1 s.
+const ASKED_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Minimum number of queues of peers before unused ones are removed.
 const MIN_PEER_QUEUES: usize = 64;
@@ -40,14 +48,27 @@ const MIN_PEER_QUEUES: usize = 64;
 /// Places of all exports that start.
 pub(super) struct StartPlaces {
     first_listings: FairSemaphore,
-    slow_starts: FairSemaphore,
+    slow_starts: StartQueue,
     peers: Mutex<PeerQueues>,
+}
+
+/// Queue for places, with the number of those that were given up for a waiter and are not returned yet.
+#[derive(Clone)]
+struct StartQueue {
+    places: FairSemaphore,
+    given_up: Arc<AtomicUsize>,
 }
 
 /// Place of an export that starts, given back when it is dropped.
 pub(super) struct StartPlace {
     _place: FairPermit,
     _of_peers: Arc<FairPermit>,
+    /// Queues whose waiters this place keeps out.
+    queues: [StartQueue; 2],
+    /// Time from which on it is given up if others wait.
+    kept_until: Instant,
+    /// Queue whose waiter gets the place.
+    given_up: Option<StartQueue>,
 }
 
 /// Wait for a place among the exports with slow peers.
@@ -55,17 +76,61 @@ pub(super) type SlowPlaceWait = BoxFuture<'static, StartPlace>;
 
 /// Exports that start, by their peers.
 struct PeerQueues {
-    by_peers: HashMap<Box<str>, FairSemaphore>,
+    by_peers: HashMap<Box<str>, StartQueue>,
     /// Number of queues from which on unused ones are removed.
     clean_at: usize,
 }
 
+/// Returns the time for which an export keeps its place among those with slow peers although others wait for it.
+pub(super) fn slow_start_time(failures: u32) -> Duration {
+    let (first, longest) = SLOW_START_TIMES;
+    first.saturating_mul(1 << failures.min(8)).min(longest)
+}
+
+impl StartQueue {
+    fn new(limits: DepthLimits) -> Self {
+        Self {
+            places: FairSemaphore::new(limits),
+            given_up: Arc::default(),
+        }
+    }
+
+    /// Counts a place that is given up, if more wait than were given up.
+    fn give_up(&self) -> bool {
+        let waiting = self.places.load().waiting;
+        let one_more = |given_up| (given_up < waiting).then_some(given_up + 1);
+        let order = Ordering::Relaxed;
+        self.given_up.fetch_update(order, order, one_more).is_ok()
+    }
+}
+
+impl StartPlace {
+    /// Waits until the export must give its place up for one that waits. Cancel safe.
+    pub(super) async fn asked_back(&mut self) {
+        sleep_until(self.kept_until).await;
+        while self.given_up.is_none() {
+            self.given_up = self.queues.iter().find(|queue| queue.give_up()).cloned();
+            if self.given_up.is_none() {
+                sleep(ASKED_BACK_INTERVAL).await;
+            }
+        }
+    }
+}
+
+impl Drop for StartPlace {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.given_up {
+            queue.given_up.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl StartPlaces {
     pub(super) fn new() -> Self {
-        let places = |units, reserve| FairSemaphore::new(DepthLimits::with_reserves(units, reserve));
+        let limits = DepthLimits::with_reserves;
         Self {
-            first_listings: places(MAX_FIRST_LISTINGS, RESERVED_FIRST_LISTINGS),
-            slow_starts: places(MAX_SLOW_STARTS, RESERVED_SLOW_STARTS),
+            first_listings: FairSemaphore::new(limits(MAX_FIRST_LISTINGS, RESERVED_FIRST_LISTINGS)),
+            slow_starts: StartQueue::new(limits(MAX_SLOW_STARTS, RESERVED_SLOW_STARTS)),
             peers: Mutex::new(PeerQueues {
                 by_peers: HashMap::new(),
                 clean_at: MIN_PEER_QUEUES,
@@ -73,33 +138,47 @@ impl StartPlaces {
         }
     }
 
-    /// Waits for a place for the first listing. Also returns the wait for the next place, which begins when it is polled.
-    pub(super) async fn acquire(&self, peers: &str, tenant: &Tenant) -> (StartPlace, SlowPlaceWait) {
+    /// Waits for a place for the first listing. Also returns the wait for the next place, which begins when it is polled; that
+    /// place is kept for `slow_time` although others wait.
+    pub(super) async fn acquire(
+        &self,
+        peers: &str,
+        tenant: &Tenant,
+        slow_time: Duration,
+    ) -> (StartPlace, SlowPlaceWait) {
         let tenant = tenant.grouped(peers);
-        let of_peers = Arc::new(self.queue_of(peers).acquire(&tenant, 0).await);
+        let queues = [self.slow_starts.clone(), self.queue_of(peers)];
+        let [_, queue_of_peers] = &queues;
+        let of_peers = Arc::new(queue_of_peers.places.acquire(&tenant, 0).await);
         let place = StartPlace {
             _place: self.first_listings.acquire(&tenant, 0).await,
             _of_peers: Arc::clone(&of_peers),
+            queues: queues.clone(),
+            kept_until: Instant::now(),
+            given_up: None,
         };
-        let slow_starts = self.slow_starts.clone();
         let slow_place = async move {
             sleep(FIRST_LISTING_TIMEOUT).await;
+            let [slow_starts, _] = &queues;
             StartPlace {
-                _place: slow_starts.acquire(&tenant, 0).await,
+                _place: slow_starts.places.acquire(&tenant, 0).await,
                 _of_peers: of_peers,
+                kept_until: Instant::now() + slow_time,
+                queues,
+                given_up: None,
             }
         };
         (place, slow_place.boxed())
     }
 
-    fn queue_of(&self, peers: &str) -> FairSemaphore {
+    fn queue_of(&self, peers: &str) -> StartQueue {
         let mut queues = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let PeerQueues { by_peers, clean_at } = &mut *queues;
         if by_peers.len() >= *clean_at {
-            by_peers.retain(|_, queue| queue.is_shared());
+            by_peers.retain(|_, queue| queue.places.is_shared());
             *clean_at = MIN_PEER_QUEUES.max(2 * by_peers.len());
         }
-        let new = || FairSemaphore::new(DepthLimits::flat(MAX_STARTS_OF_PEERS));
+        let new = || StartQueue::new(DepthLimits::flat(MAX_STARTS_OF_PEERS));
         by_peers.entry(peers.into()).or_insert_with(new).clone()
     }
 }
@@ -108,11 +187,23 @@ impl StartPlaces {
 mod tests {
     use super::*;
 
+    const TIME: Duration = Duration::from_secs(10);
+
+    /// Returns whether each place is asked back.
+    async fn asked_back(places: &mut [StartPlace]) -> Vec<bool> {
+        let mut asked_back = Vec::new();
+        for place in places {
+            let asked = tokio::time::timeout(2 * TIME, place.asked_back()).await;
+            asked_back.push(asked.is_ok());
+        }
+        asked_back
+    }
+
     async fn acquire(places: &StartPlaces, peers: &str, namespace: &str) -> Option<StartPlace> {
         let tenant = Tenant::new(namespace, "space", "export");
         // The clock stands still unless all wait.
         let limit = Duration::from_mins(1);
-        let (place, slow) = tokio::time::timeout(limit, places.acquire(peers, &tenant))
+        let (place, slow) = tokio::time::timeout(limit, places.acquire(peers, &tenant, TIME))
             .await
             .ok()?;
         let slow = tokio::time::timeout(limit, slow).await;
@@ -139,6 +230,67 @@ mod tests {
         }
         held.pop();
         assert!(acquire(&places, "three", "team-0").await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_places_are_asked_back_as_exports_wait() {
+        let tenant = Tenant::new("new", "space", "export");
+        let places = StartPlaces::new();
+        let mut held = Vec::new();
+        for number in 0..MAX_STARTS_OF_PEERS {
+            held.extend(acquire(&places, "hang", &format!("team-{number}")).await);
+        }
+        assert_eq!(asked_back(&mut held[..2]).await, [false, false], "nobody waits");
+        {
+            let mut waits = std::pin::pin!(places.acquire("hang", &tenant, TIME));
+            assert!(futures::poll!(&mut waits).is_pending());
+            assert_eq!(asked_back(&mut held[..3]).await, [true, false, false]);
+            held.remove(0);
+            drop(waits.await);
+        }
+        assert_eq!(asked_back(&mut held[..1]).await, [false]);
+        // Each export has peers of its own, so only the places for slow starts run out.
+        let places = StartPlaces::new();
+        let mut held = Vec::new();
+        for number in 0..MAX_SLOW_STARTS + 3 * RESERVED_SLOW_STARTS {
+            held.extend(acquire(&places, &format!("peers-{number}"), &format!("team-{number}")).await);
+        }
+        let (_first, mut slow) = places.acquire("others", &tenant, TIME).await;
+        assert!(
+            tokio::time::timeout(Duration::from_mins(1), &mut slow)
+                .await
+                .is_err()
+        );
+        assert_eq!(asked_back(&mut held[5..7]).await, [true, false]);
+        held.remove(5);
+        slow.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_kept_for_its_time() {
+        let places = StartPlaces::new();
+        let mut held = Vec::new();
+        for number in 0..MAX_STARTS_OF_PEERS {
+            held.extend(acquire(&places, "hang", &format!("team-{number}")).await);
+        }
+        let began = Instant::now();
+        held.remove(0);
+        let (team, new) = (
+            Tenant::new("team-0", "space", "export"),
+            Tenant::new("new", "space", "export"),
+        );
+        let (_first, slow) = places.acquire("hang", &team, 4 * TIME).await;
+        let mut place = slow.await;
+        let mut waits = std::pin::pin!(places.acquire("hang", &new, TIME));
+        assert!(futures::poll!(&mut waits).is_pending());
+        place.asked_back().await;
+        assert!(began.elapsed() >= 4 * TIME, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn the_time_of_a_slow_start_doubles() {
+        let times = [0, 1, 2, 3, 4, 99].map(|failures| slow_start_time(failures).as_secs());
+        assert_eq!(times, [10, 20, 40, 80, 120, 120]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -35,11 +36,16 @@ use crate::archive::window::Window;
 use crate::pipeline::copy::{CopyControl, CopyError, CopyProgress, copy};
 use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::{StagedBody, StoreSink, StoreSinkError, StoreTarget};
+use crate::shares::recall::RecallPermit;
 use crate::storage::PutMode;
 use crate::tracker::{DownloadResponse, TransferEnd};
 
 /// Time until a window is tried again whose day, and every later one, the service does not list yet: 30 min.
 const LISTING_POLL: SignedDuration = SignedDuration::from_mins(30);
+
+/// Time in which an attempt whose session is asked back ends by itself: 3 s. A store that does not answer keeps no session from
+/// others.
+const YIELD_TIME: Duration = Duration::from_secs(3);
 
 /// Result of the export of a window.
 #[derive(Debug)]
@@ -52,6 +58,8 @@ pub(super) enum WindowOutcome {
     Expired(ExpiredFacts),
     /// The stored window was downloaded again and has no more events than before.
     Unchanged,
+    /// Its session was asked back for an export without one: the window waits for another.
+    Yielded,
 }
 
 /// State that an attempt leaves in the journal and at the service.
@@ -106,9 +114,13 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
         listing_before(ctx, window).await?;
         ctx.sessions.wait().await;
         // The session slot of the space first, so that a window that waits for one takes no window slot from other spaces.
-        let slot = ctx.budget.acquire_slot(&ctx.tenant, window).await;
-        let place = ctx.shared.window_slots.acquire(&ctx.tenant, window.order());
-        Ok((slot, place.await))
+        loop {
+            let slot = ctx.budget.acquire_slot(&ctx.tenant, window).await;
+            tokio::select! {
+                place = ctx.shared.window_slots.acquire(&ctx.tenant, window.order()) => return Ok((slot, place)),
+                () = slot.recalled() => {}
+            }
+        }
     };
     let span = ctx.window_span(window);
     let permits = tokio::select! {
@@ -117,7 +129,7 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
     };
     let started = Instant::now();
     let report = match &permits {
-        Ok(_) => run_attempt(ctx, window, prior).instrument(span).await,
+        Ok((slot, _place)) => run_attempt(ctx, window, prior, slot).instrument(span).await,
         Err(failure) if *failure == stopped() => return stopped().into(),
         Err(failure) => failure.clone().into(),
     };
@@ -135,6 +147,7 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
         },
         Ok(WindowOutcome::Covered) => WindowResult::Covered,
         Ok(WindowOutcome::Unchanged) => WindowResult::Unchanged,
+        Ok(WindowOutcome::Yielded) => WindowResult::Yielded,
         Ok(WindowOutcome::Expired(_)) => WindowResult::Expired,
         Err(failure) if *failure == stopped() => WindowResult::Stopped,
         Err(failure) => WindowResult::Failed(failure.reason),
@@ -144,7 +157,12 @@ pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: Prior
 }
 
 /// Takes a window through the steps: prepare, open, download, evaluate, commit, close.
-async fn run_attempt(ctx: &RunContext, window: Window, prior: PriorEvidence) -> AttemptReport {
+async fn run_attempt(
+    ctx: &RunContext,
+    window: Window,
+    prior: PriorEvidence,
+    slot: &RecallPermit,
+) -> AttemptReport {
     let listing = match listing_before(ctx, window).await {
         Ok(listing) => listing,
         Err(failure) => return failure.into(),
@@ -171,6 +189,7 @@ async fn run_attempt(ctx: &RunContext, window: Window, prior: PriorEvidence) -> 
     let attempt = Attempt {
         ctx,
         opened: &opened,
+        slot,
         before: listing.as_deref(),
         prior,
         too_slow: AtomicBool::new(false),
@@ -236,12 +255,14 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt) -> Leftover {
 pub(super) struct Attempt<'a> {
     pub(super) ctx: &'a RunContext,
     pub(super) opened: &'a OpenAttempt,
+    /// Right to hold a session of the space.
+    slot: &'a RecallPermit,
     /// Listing from before the download.
     pub(super) before: Option<&'a DayListing>,
     pub(super) prior: PriorEvidence,
     /// True once the transfer gave its place up.
     too_slow: AtomicBool,
-    /// Cancelled when the run stops, at the deadline, and when the transfer gives its place up.
+    /// Cancelled when the run stops, at the deadline, and when the transfer gives its place or its session up.
     stop: CancellationToken,
 }
 
@@ -286,14 +307,21 @@ impl Attempt<'_> {
         let outcome = tokio::select! {
             outcome = self.run(Step::Transfer) => outcome,
             never = deadline => never,
+            () = self.recalled_for_long() => {
+                // As after a crash: recovery finishes what was about to be stored, or deletes it.
+                self.opened.needs_recovery.store(true, Ordering::Relaxed);
+                Err(stopped())
+            }
         };
         match outcome {
             Err(failure) if failure == stopped() && !self.ctx.stop.is_cancelled() => {
-                Err(if self.too_slow.load(Ordering::Relaxed) {
-                    transfer_slow(self.window())
+                if self.too_slow.load(Ordering::Relaxed) {
+                    Err(transfer_slow(self.window()))
+                } else if self.slot.is_recalled() {
+                    Ok(WindowOutcome::Yielded)
                 } else {
-                    self.past_deadline()
-                })
+                    Err(self.past_deadline())
+                }
             }
             outcome => outcome,
         }
@@ -303,7 +331,10 @@ impl Attempt<'_> {
     async fn run(&self, mut step: Step) -> Result<WindowOutcome, Failure> {
         loop {
             step = match step {
-                Step::Transfer => self.transfer().await?,
+                Step::Transfer => tokio::select! {
+                    step = self.transfer() => step?,
+                    never = self.stop_if_recalled() => never,
+                },
                 Step::Evaluate(staged) => self.evaluate(staged).await?,
                 Step::EvaluateEmpty(no_events) => self.evaluate_empty(no_events).await?,
                 Step::Commit(staged, proof, comparison) => self.commit(*staged, proof, comparison).await?,
@@ -342,6 +373,20 @@ impl Attempt<'_> {
 
     pub(super) fn window(&self) -> Window {
         self.opened.id.window
+    }
+
+    /// Returns once the attempt had time to end after its session was asked back.
+    async fn recalled_for_long(&self) {
+        self.slot.recalled().await;
+        tokio::time::sleep(YIELD_TIME).await;
+    }
+
+    /// Ends the transfer if its session is asked back.
+    async fn stop_if_recalled(&self) -> Step {
+        self.slot.recalled().await;
+        // The transfer aborts its upload before it ends.
+        self.stop.cancel();
+        std::future::pending().await
     }
 
     async fn transfer(&self) -> Result<Step, Failure> {

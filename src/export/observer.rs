@@ -33,6 +33,8 @@ pub enum WindowResult {
     Expired,
     /// The attempt failed, or waits for an external change.
     Failed(Reason),
+    /// Its session was asked back for an export without one.
+    Yielded,
     /// The run was stopped.
     Stopped,
 }

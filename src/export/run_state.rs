@@ -124,6 +124,9 @@ impl RunState {
                     journal.expired.insert(window, Some(facts));
                 }
             }
+            Ok(WindowOutcome::Yielded) => {
+                tracing::info!(%window, "gave its session to an export without one, and is exported again");
+            }
             // A stop is not a failure of the window.
             Err(failure) if ctx.stop.is_cancelled() && failure == stopped() => {}
             Err(failure) => {

@@ -4,4 +4,5 @@
 //! the oldest window. No I/O.
 
 pub mod queue;
+pub mod recall;
 pub mod semaphore;

@@ -4,7 +4,8 @@
 //! first; of equals, the one that was served longest ago. So a request waits for at most one grant of each sibling on its
 //! way up, however many requests they have.
 //!
-//! The limits leave room for newcomers: a node that holds nothing may take units that those that hold some may not.
+//! The limits leave room for newcomers: a node that holds nothing may take units that those that hold some may not. Where they
+//! leave none, a unit can be asked back from a sibling.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +28,10 @@ impl Tenant {
         Self(namespace.iter().chain(&group).chain(rest).cloned().collect())
     }
 }
+
+/// Path of a namespace, space or export in the tree of its queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodePath(Box<[Arc<str>]>);
 
 /// Request that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,13 +77,6 @@ impl DepthLimits {
         Self(vec![above(3), above(2), above(1), units])
     }
 
-    /// Returns limits for a tenant of three levels that keep `reserve` of `units` for exports that hold none, and half of
-    /// those, rounded down, for namespaces that hold none.
-    pub fn within(units: u64, reserve: u64) -> Self {
-        let rest = |kept: u64| units.saturating_sub(kept);
-        Self(vec![units, units, rest(reserve / 2), rest(reserve)])
-    }
-
     fn at(&self, depth: usize) -> u64 {
         let limit = self.0.get(depth).or(self.0.last());
         limit.copied().unwrap_or(0)
@@ -106,11 +104,15 @@ type Rank = (usize, u64, u64);
 #[derive(Debug, Default)]
 struct Node {
     held: u64,
+    /// Part of `held` that was asked back and is not returned yet.
+    recalled: u64,
     /// Time of the last grant, or of the first request since then.
     turn: u64,
     children: BTreeMap<Arc<str>, Node>,
     /// Children with requests.
     ready: BTreeSet<(Rank, Arc<str>)>,
+    /// Children that hold units, by what they keep.
+    holders: BTreeSet<(u64, Arc<str>)>,
     /// Requests of an export, with their cost.
     requests: BTreeMap<(i64, u64), u64>,
 }
@@ -124,6 +126,10 @@ enum Change {
     /// A grant that did not wait.
     Take(u64),
     Release(u64),
+    /// A unit is asked back.
+    Recall,
+    /// A unit that was asked back is returned.
+    ReleaseRecalled,
 }
 
 impl Node {
@@ -139,6 +145,11 @@ impl Node {
         1 + self.ready.first().map_or(0, |((depth, ..), _)| *depth)
     }
 
+    /// Returns the units that were not asked back.
+    const fn kept(&self) -> u64 {
+        self.held.saturating_sub(self.recalled)
+    }
+
     fn rank(&self) -> Rank {
         (self.depth(), self.held, self.turn)
     }
@@ -150,6 +161,11 @@ impl Node {
                 self.turn = clock;
             }
             Change::Release(cost) => self.held = self.held.saturating_sub(cost),
+            Change::Recall => self.recalled += 1,
+            Change::ReleaseRecalled => {
+                self.held = self.held.saturating_sub(1);
+                self.recalled = self.recalled.saturating_sub(1);
+            }
             Change::Request(..) | Change::Cancel(_) => {}
         }
         let Some((name, below)) = path.split_first() else {
@@ -158,7 +174,7 @@ impl Node {
                 Change::Cancel(position) | Change::Grant(position, _) => {
                     self.requests.remove(&position);
                 }
-                Change::Take(_) | Change::Release(_) => {}
+                Change::Take(_) | Change::Release(_) | Change::Recall | Change::ReleaseRecalled => {}
             }
             return;
         };
@@ -167,12 +183,16 @@ impl Node {
         if waited {
             self.ready.remove(&(child.rank(), Arc::clone(name)));
         }
+        self.holders.remove(&(child.kept(), Arc::clone(name)));
         child.apply(below, change, clock);
         if child.is_waiting() {
             if !waited {
                 child.turn = clock;
             }
             self.ready.insert((child.rank(), Arc::clone(name)));
+        }
+        if child.held > 0 {
+            self.holders.insert((child.kept(), Arc::clone(name)));
         }
         if child.is_waiting() || child.held > 0 {
             self.children.insert(Arc::clone(name), child);
@@ -293,6 +313,48 @@ impl FairQueue {
         newcomer_waits && self.root.find(tenant).is_some_and(|node| node.held > 0)
     }
 
+    /// Returns the highest node of a tenant that holds no units: its namespace, space or export.
+    pub fn newcomer(&self, tenant: &Tenant) -> Option<NodePath> {
+        let mut node = &self.root;
+        for (level, name) in tenant.0.iter().enumerate() {
+            node = match node.children.get(name) {
+                Some(child) if child.held > 0 => child,
+                _ => return Some(NodePath(tenant.0.iter().take(level + 1).cloned().collect())),
+            };
+        }
+        None
+    }
+
+    /// Returns the tenant to ask a unit back from, for a node that holds none: of the sibling that keeps most, at least two, and
+    /// there of who keeps most. So each unit evens the shares, and none is asked back for it in turn.
+    pub fn debtor(&self, newcomer: &NodePath) -> Option<Tenant> {
+        let (_, above) = newcomer.0.split_last()?;
+        let mut node = above
+            .iter()
+            .try_fold(&self.root, |node, name| node.children.get(name))?;
+        let mut path = above.to_vec();
+        let mut least = 2;
+        while let Some((kept, name)) = node.holders.last() {
+            if *kept < least {
+                return None;
+            }
+            least = 1;
+            path.push(Arc::clone(name));
+            node = node.children.get(name)?;
+        }
+        (least == 1).then(|| Tenant(path.into()))
+    }
+
+    /// Records that a unit of a tenant was asked back.
+    pub fn recall(&mut self, tenant: &Tenant) {
+        self.root.apply(&tenant.0, Change::Recall, self.clock);
+    }
+
+    /// Returns a unit of a tenant that was asked back.
+    pub fn release_recalled(&mut self, tenant: &Tenant) {
+        self.root.apply(&tenant.0, Change::ReleaseRecalled, self.clock);
+    }
+
     /// Returns true if a tenant has a request that waits.
     pub fn is_waiting(&self, tenant: &Tenant) -> bool {
         self.root.find(tenant).is_some_and(Node::is_waiting)
@@ -389,23 +451,69 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_within_the_units_is_for_exports_then_for_namespaces() {
-        // Units, reserve; grants of the first export, of another one of its namespace, of another namespace.
-        for (units, reserve, expected) in [
-            (28, 2, [26, 1, 1]),
-            (14, 1, [13, 1, 0]),
-            (13, 0, [13, 0, 0]),
-            (1, 0, [1, 0, 0]),
+    fn a_unit_is_asked_back_from_who_keeps_most() {
+        // Units of exports; the newcomer; who returns a unit for it.
+        for (held, newcomer, expected) in [
+            (
+                &[("a/s/x", 3), ("a/s/y", 1), ("b/s/x", 2)][..],
+                "c/s/x",
+                Some("a/s/x"),
+            ),
+            (
+                &[("a/s/x", 1), ("a/s/y", 1), ("b/s/x", 3)],
+                "c/s/x",
+                Some("b/s/x"),
+            ),
+            // The namespace keeps two, each export of it one.
+            (
+                &[("a/s/x", 1), ("a/s/y", 1), ("b/s/x", 1)],
+                "c/s/x",
+                Some("a/s/y"),
+            ),
+            (&[("a/s/x", 1), ("b/s/x", 1)], "c/s/x", None),
+            // An export gets none from another namespace than its own.
+            (&[("a/s/x", 1), ("b/s/x", 9)], "a/s/y", None),
+            (&[("a/s/x", 2), ("b/s/x", 9)], "a/s/y", Some("a/s/x")),
+            (&[("a/s/x", 2), ("a/t/x", 1)], "a/t/y", None),
+            (&[("a/s/x", 2)], "a/t/y", Some("a/s/x")),
+            (&[("a/s/x", 2), ("a/s/y", 1)], "a/s/y", None),
+            (&[], "a/s/x", None),
         ] {
-            let mut queue = FairQueue::new(DepthLimits::within(units, reserve));
-            let grants = ["a/s/x", "a/s/y", "b/s/x"].map(|who| {
-                for _ in 0..30 {
+            let mut queue = FairQueue::new(DepthLimits::flat(30));
+            for (who, count) in held {
+                for _ in 0..*count {
                     queue.request(&tenant(who), 0, 1);
                 }
-                granted(&mut queue).len()
-            });
-            assert_eq!(grants, expected, "{units} units");
+            }
+            granted(&mut queue);
+            let debtor = |queue: &FairQueue| queue.debtor(&queue.newcomer(&tenant(newcomer))?);
+            assert_eq!(debtor(&queue), expected.map(tenant), "{held:?} {newcomer}");
+            let Some(returns) = debtor(&queue) else { continue };
+            let taken = queue.taken();
+            queue.recall(&returns);
+            assert_eq!(queue.taken(), taken, "it is not returned yet");
+            queue.release_recalled(&returns);
+            assert_eq!(queue.taken(), taken - 1);
         }
+    }
+
+    #[test]
+    fn no_more_units_are_asked_back_than_even_the_shares() {
+        let mut queue = FairQueue::new(DepthLimits::flat(5));
+        for _ in 0..5 {
+            queue.request(&tenant("a/s/x"), 0, 1);
+        }
+        granted(&mut queue);
+        let mut recalled = 0;
+        for number in 0..9 {
+            let newcomer = tenant(&format!("n{number}/s/x"));
+            queue.request(&newcomer, 0, 1);
+            if let Some(debtor) = queue.newcomer(&newcomer).and_then(|node| queue.debtor(&node)) {
+                queue.recall(&debtor);
+                recalled += 1;
+            }
+        }
+        assert_eq!(recalled, 4, "it keeps one");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::queue::{DepthLimits, FairQueue, Tenant, Ticket};
+use super::queue::{DepthLimits, FairQueue, NodePath, Tenant, Ticket};
 
 /// Semaphore that serves its waiters as a [`FairQueue`] does. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct FairPermit {
     semaphore: FairSemaphore,
     tenant: Tenant,
     units: u64,
+    /// True if its unit was asked back.
+    recalled: bool,
 }
 
 /// Utilization of a semaphore.
@@ -101,6 +103,7 @@ impl FairSemaphore {
             semaphore: self.clone(),
             tenant: tenant.clone(),
             units: 0,
+            recalled: false,
         })
     }
 
@@ -111,6 +114,7 @@ impl FairSemaphore {
             semaphore: self.clone(),
             tenant: tenant.clone(),
             units,
+            recalled: false,
         })
     }
 
@@ -121,6 +125,7 @@ impl FairSemaphore {
             semaphore: self.clone(),
             tenant: tenant.clone(),
             units,
+            recalled: false,
         })
     }
 
@@ -139,6 +144,21 @@ impl FairSemaphore {
         self.lock().queue.is_owed_by(tenant)
     }
 
+    /// Returns the highest node of a tenant that holds no units.
+    pub(super) fn newcomer(&self, tenant: &Tenant) -> Option<NodePath> {
+        self.lock().queue.newcomer(tenant)
+    }
+
+    /// Returns the tenant to ask a unit back from; see [`FairQueue::debtor`].
+    pub(super) fn debtor(&self, newcomer: &NodePath) -> Option<Tenant> {
+        self.lock().queue.debtor(newcomer)
+    }
+
+    /// Records that a unit of a tenant was asked back; its permit must be [`FairPermit::set_recalled`] before it is dropped.
+    pub(super) fn recall(&self, tenant: &Tenant) {
+        self.lock().queue.recall(tenant);
+    }
+
     /// Returns true if a tenant has a request that waits.
     pub fn is_waiting(&self, tenant: &Tenant) -> bool {
         self.lock().queue.is_waiting(tenant)
@@ -154,6 +174,7 @@ impl FairSemaphore {
                     semaphore: self.clone(),
                     tenant: ticket.tenant().clone(),
                     units: ticket.cost(),
+                    recalled: false,
                 };
                 (state.waiters.remove(&ticket.number()), permit)
             };
@@ -165,9 +186,21 @@ impl FairSemaphore {
     }
 }
 
+impl FairPermit {
+    /// Records that the unit of this permit was asked back.
+    pub(super) const fn set_recalled(&mut self) {
+        self.recalled = true;
+    }
+}
+
 impl Drop for FairPermit {
     fn drop(&mut self) {
-        self.semaphore.lock().queue.release(&self.tenant, self.units);
+        let (tenant, units) = (&self.tenant, self.units);
+        if self.recalled {
+            self.semaphore.lock().queue.release_recalled(tenant);
+        } else {
+            self.semaphore.lock().queue.release(tenant, units);
+        }
         self.semaphore.grant();
     }
 }

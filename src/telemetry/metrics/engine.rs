@@ -213,6 +213,7 @@ impl EngineObserver for EngineMetrics {
                 self.failures.get_or_create(&FailureLabels { reason }).inc();
                 "failed"
             }
+            WindowResult::Yielded => "yielded",
             WindowResult::Stopped => "stopped",
         };
         self.windows.get_or_create(&WindowLabels { outcome }).inc();

@@ -36,6 +36,8 @@ enum Defect {
     RefusingStore,
     /// The store of all such exports does not answer; each has a bucket of its own.
     SilentStoreOwnBucket,
+    /// One of eight stores that do not answer.
+    OneOfSilentStores,
     /// The UAA of all such exports does not answer; the service and the store work.
     SilentUaa,
 }
@@ -75,6 +77,7 @@ impl DeadExports {
 struct Peers<'a> {
     fixture: &'a LoadFixture,
     silent: SocketAddr,
+    silent_stores: Vec<SocketAddr>,
     refusing: SocketAddr,
 }
 
@@ -87,6 +90,9 @@ impl Peers<'_> {
             Some(Defect::SilentStore) => store = format!("http://{}", self.silent),
             Some(Defect::SilentStoreOwnBucket) => {
                 (store, bucket) = (format!("http://{}", self.silent), format!("{BUCKET}-{space}"));
+            }
+            Some(Defect::OneOfSilentStores) => {
+                store = format!("http://{}", self.silent_stores[space % self.silent_stores.len()]);
             }
             Some(Defect::SilentUaa) => uaa = Some(format!("http://{}", self.silent)),
             Some(Defect::SilentService) => source = format!("http://{}", self.silent),
@@ -120,9 +126,14 @@ async fn measure(dead: &DeadExports, rounds: usize) -> Result<()> {
     let count = dead.count;
     let fixture = LoadFixture::start(&["--retention", "30", "--events-per-day", "50"]).await?;
     fixture.gateway.create_bucket(BUCKET).await?;
+    let mut silent_stores = Vec::new();
+    for _ in 0..8 {
+        silent_stores.push(silent_peer().await?);
+    }
     let peers = Peers {
         fixture: &fixture,
         silent: silent_peer().await?,
+        silent_stores,
         refusing: refusing_peer().await?,
     };
     for number in 0..dead.namespaces {
@@ -209,6 +220,16 @@ async fn an_export_that_works_does_not_wait_for_one_that_hangs_in_each_of_hundre
         count: 400,
         namespaces: 400,
         defects: &[Defect::SilentUaa],
+    };
+    measure(&dead, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_works_does_not_wait_for_hundreds_with_many_peers_that_hang() -> Result<()> {
+    let dead = DeadExports {
+        count: 400,
+        namespaces: 400,
+        defects: &[Defect::OneOfSilentStores],
     };
     measure(&dead, 2).await
 }
