@@ -39,6 +39,10 @@ const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
 /// failure of the export, at most 2 min.
 const SLOW_START_TIMES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(2));
 
+/// Factor of that time for exports that wait for the same peers: most of them cannot work either, and each try costs time of the
+/// processor.
+const TIME_FACTOR_OF_PEERS: u32 = 3;
+
 /// Interval between two looks whether others wait: 1 s.
 const ASKED_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,10 +67,8 @@ struct StartQueue {
 pub(super) struct StartPlace {
     _place: FairPermit,
     _of_peers: Arc<FairPermit>,
-    /// Queues whose waiters this place keeps out.
-    queues: [StartQueue; 2],
-    /// Time from which on it is given up if others wait.
-    kept_until: Instant,
+    /// Queues whose waiters this place keeps out, and the time from which on it is given up for them.
+    queues: [(StartQueue, Instant); 2],
     /// Queue whose waiter gets the place.
     given_up: Option<StartQueue>,
 }
@@ -105,11 +107,34 @@ impl StartQueue {
 }
 
 impl StartPlace {
+    fn new(
+        place: FairPermit,
+        of_peers: Arc<FairPermit>,
+        queues: [StartQueue; 2],
+        slow_time: Duration,
+    ) -> Self {
+        let [slow_starts, same_peers] = queues;
+        let now = Instant::now();
+        Self {
+            _place: place,
+            _of_peers: of_peers,
+            queues: [
+                (slow_starts, now + slow_time),
+                (same_peers, now + slow_time * TIME_FACTOR_OF_PEERS),
+            ],
+            given_up: None,
+        }
+    }
+
     /// Waits until the export must give its place up for one that waits. Cancel safe.
     pub(super) async fn asked_back(&mut self) {
-        sleep_until(self.kept_until).await;
+        let [(_, earliest), _] = self.queues;
+        sleep_until(earliest).await;
         while self.given_up.is_none() {
-            self.given_up = self.queues.iter().find(|queue| queue.give_up()).cloned();
+            let now = Instant::now();
+            let mut queues = self.queues.iter();
+            let given_up = queues.find(|(queue, kept_until)| now >= *kept_until && queue.give_up());
+            self.given_up = given_up.map(|(queue, _)| queue.clone());
             if self.given_up.is_none() {
                 sleep(ASKED_BACK_INTERVAL).await;
             }
@@ -148,27 +173,15 @@ impl StartPlaces {
     ) -> (StartPlace, SlowPlaceWait) {
         let tenant = tenant.grouped(peers);
         let queues = [self.slow_starts.clone(), self.queue_of(peers)];
-        let [_, queue_of_peers] = &queues;
-        let of_peers = Arc::new(queue_of_peers.places.acquire(&tenant, 0).await);
-        let place = StartPlace {
-            _place: self.first_listings.acquire(&tenant, 0).await,
-            _of_peers: Arc::clone(&of_peers),
-            queues: queues.clone(),
-            kept_until: Instant::now(),
-            given_up: None,
-        };
-        let slow_place = async move {
+        let of_peers = Arc::new(queues[1].places.acquire(&tenant, 0).await);
+        let first = self.first_listings.acquire(&tenant, 0).await;
+        let first = StartPlace::new(first, Arc::clone(&of_peers), queues.clone(), slow_time);
+        let slow = async move {
             sleep(FIRST_LISTING_TIMEOUT).await;
-            let [slow_starts, _] = &queues;
-            StartPlace {
-                _place: slow_starts.places.acquire(&tenant, 0).await,
-                _of_peers: of_peers,
-                kept_until: Instant::now() + slow_time,
-                queues,
-                given_up: None,
-            }
+            let place = queues[0].places.acquire(&tenant, 0).await;
+            StartPlace::new(place, of_peers, queues, slow_time)
         };
-        (place, slow_place.boxed())
+        (first, slow.boxed())
     }
 
     fn queue_of(&self, peers: &str) -> StartQueue {
@@ -193,7 +206,7 @@ mod tests {
     async fn asked_back(places: &mut [StartPlace]) -> Vec<bool> {
         let mut asked_back = Vec::new();
         for place in places {
-            let asked = tokio::time::timeout(2 * TIME, place.asked_back()).await;
+            let asked = tokio::time::timeout(4 * TIME, place.asked_back()).await;
             asked_back.push(asked.is_ok());
         }
         asked_back
@@ -284,7 +297,7 @@ mod tests {
         let mut waits = std::pin::pin!(places.acquire("hang", &new, TIME));
         assert!(futures::poll!(&mut waits).is_pending());
         place.asked_back().await;
-        assert!(began.elapsed() >= 4 * TIME, "{:?}", began.elapsed());
+        assert!(began.elapsed() >= 12 * TIME, "{:?}", began.elapsed());
     }
 
     #[test]
