@@ -14,8 +14,9 @@ use crate::tracker::{Session, SessionRequest};
 /// Maximum difference between the ages of an attempt and of the session that it opened: 5 min, for slow requests.
 const OPENING_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
-/// Time after the next check for which an attempt that waits for it still counts: 5 min.
-const LATE_CHECK: Duration = Duration::from_mins(5);
+/// Time after the next check for which an attempt that waits for it still counts: 15 min, longer than the longest pause between
+/// two checks that fail.
+const LATE_CHECK: Duration = Duration::from_mins(15);
 
 /// Request for a session that got no reply, and may have opened one.
 #[derive(Clone, Debug)]
@@ -456,7 +457,7 @@ mod tests {
         assert_eq!(ages("july", 2, now + Duration::from_secs(6)).len(), 2);
         requests.remove("july", id(2));
         requests.keep("june", id(1), now + Duration::from_hours(1));
-        let later = now + Duration::from_mins(62);
+        let later = now + Duration::from_mins(72);
         assert_eq!(ages("july", 3, later).len(), 1);
         assert_eq!(ages("july", 3, later + LATE_CHECK), Vec::<i64>::new());
         for second in 4..100 {
