@@ -330,7 +330,12 @@ impl Download {
             return Ok(());
         };
         if !self.prefix.is_empty() {
-            return Err(self.not_gzip(&self.prefix, body.content_type.as_deref()));
+            if body.framing != BodyFraming::Close {
+                return Err(self.not_gzip(&self.prefix, body.content_type.as_deref()));
+            }
+            // Not an end that another request could confirm: one byte is no gzip.
+            self.interrupt("the connection closed after one byte".to_owned(), false);
+            return Ok(());
         }
         if let Some(until) = body.until.filter(|until| body.at < *until) {
             self.interrupt(

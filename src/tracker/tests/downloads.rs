@@ -402,6 +402,19 @@ async fn a_body_that_is_not_gzip_is_rejected() {
 }
 
 #[tokio::test]
+async fn a_connection_that_closes_after_one_byte_is_an_interruption() {
+    let (bytes, download) = run(|_, number| match number {
+        0 => ScriptedReply::close(200, &data()[..1]),
+        _ => ScriptedReply::new(200, data()),
+    })
+    .await;
+    assert_eq!(download.unwrap().end(), Some(TransferEnd::Length));
+    assert_eq!(bytes, data());
+    let (bytes, download) = run(|_, _| ScriptedReply::close(200, &data()[..1])).await;
+    assert!(bytes.is_empty() && matches!(download, Err(StreamError::Cut { at: 0, .. })));
+}
+
+#[tokio::test]
 async fn an_empty_range_is_404_or_204_or_zero_bytes() {
     let server = ScriptedServer::new(|_, number| match number {
         0 => ScriptedReply::new(404, r#"{"message":"no events"}"#),
