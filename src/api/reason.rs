@@ -91,7 +91,7 @@ reasons! {
     NotGzip: "The body of a download is not gzip: it is an error page, or something decompressed it on the way.", "Check proxies and gateways between the exporter and the service; nothing was stored.";
     DownloadIncomplete: "A download ended early, or its gzip is damaged or followed by other bytes.", "Nothing at first; if it persists, report it to the service.";
     EventsUncounted: "A download is complete and stored, but its events could be counted only in part, and fewer were counted than the service reports, or none.", "Examine the object that the message names; if it has all events, accept the gap in spec.acceptedGaps, otherwise delete the object and its receipt to export the window again.";
-    RangeMismatch: "The service opened a session for other days, another hour or another scope than requested.", "Report it to the service; nothing was stored under the wrong day.";
+    RangeMismatch: "The service opened a session for another space, other days, another hour or another scope than requested.", "Report it to the service; nothing was stored under the wrong day.";
     TransferSlow: "A transfer hardly moved while other exports waited, and gave its place to one of them.", "Check the speed of the service, of the store and of the network in between; the window is tried again, and a day is then exported by the hour.";
     TooLarge: "The events of one hour exceed the size of one object (10,000 parts).", "Report it; the limit of the store is reached.";
     Short: "Fewer events arrived than the service reports for that day, twice.", "Report it to the service; accept the gap in spec.acceptedGaps if the service cannot correct it.";

@@ -37,11 +37,12 @@ pub struct OpenSessions {
 /// [`OpenedSession::check`] succeeds.
 #[derive(Clone, Debug)]
 pub struct OpenedSession {
+    space: String,
     request: SessionRequest,
     session: Session,
 }
 
-/// Session for another range, hour or scope than requested.
+/// Session for another space, range, hour or scope than requested.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", differences.join("; "))]
 pub struct AnswerMismatch {
@@ -144,6 +145,7 @@ impl<'a> SpaceSessions<'a> {
     ) -> Result<OpenedSession, OpenError> {
         match self.tracker.create_session(self.space, request).await {
             Ok(session) => Ok(OpenedSession {
+                space: self.space.to_owned(),
                 request: *request,
                 session,
             }),
@@ -240,10 +242,10 @@ impl OpenedSession {
         &self.session.id
     }
 
-    /// Checks that the session has the requested range, hour and scope, as far as the service states them. The service may
-    /// answer with others, and events of another day must never be stored under the requested day.
+    /// Checks that the session has the requested space, range, hour and scope, as far as the service states them. The service
+    /// may answer with others, and events of another space or day must never be stored under the requested one.
     pub fn check(&self) -> Result<(), AnswerMismatch> {
-        let differences = self.request.differences(&self.session);
+        let differences = self.request.differences(&self.space, &self.session);
         if differences.is_empty() {
             return Ok(());
         }
@@ -341,7 +343,11 @@ mod tests {
             account: Some(false),
             hour: Some(Some(8)),
         };
-        let mut opened = OpenedSession { request, session };
+        let mut opened = OpenedSession {
+            space: "s".to_owned(),
+            request,
+            session,
+        };
         let mismatch = opened.check().unwrap_err();
         assert_eq!(
             mismatch.to_string(),
@@ -349,5 +355,7 @@ mod tests {
         );
         opened.session.hour = Some(Some(7));
         assert_eq!(opened.check(), Ok(()));
+        opened.session.space = Some("other".to_owned());
+        assert!(opened.check().is_err());
     }
 }

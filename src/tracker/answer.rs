@@ -5,6 +5,10 @@ use std::fmt;
 use jiff::civil::Date;
 
 use super::{Session, SessionRequest};
+use crate::api::sanitize_to;
+
+/// Maximum length of the space of a session in a message, in characters.
+const SPACE_CHARS_MAX: usize = 64;
 
 /// A property of a session that differs from the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,9 +20,24 @@ pub struct Difference {
 }
 
 impl SessionRequest {
-    /// Returns how a session differs from the request: range, hour, scope. A property that the service omits does not
-    /// differ.
-    pub fn differences(&self, session: &Session) -> Vec<Difference> {
+    /// Returns how a session differs from the request in a space: space, range, hour, scope. A property that the service
+    /// omits does not differ.
+    pub fn differences(&self, space: &str, session: &Session) -> Vec<Difference> {
+        let other = session
+            .space
+            .as_deref()
+            .filter(|other| !other.eq_ignore_ascii_case(space));
+        let space = other.map(|other| Difference {
+            requested: format!("space {space}"),
+            answered: format!("space {}", sanitize_to(other, SPACE_CHARS_MAX)),
+        });
+        space
+            .into_iter()
+            .chain(self.differences_in_space(session))
+            .collect()
+    }
+
+    fn differences_in_space(&self, session: &Session) -> Vec<Difference> {
         let Self {
             start,
             end,
@@ -49,9 +68,10 @@ impl SessionRequest {
         [range, hour, account].into_iter().flatten().collect()
     }
 
-    /// Returns true if the session has the requested range, hour and scope, as far as the service states them.
+    /// Returns true if the session has the requested range, hour and scope, as far as the service states them. Ignores its
+    /// space: a session that is listed in the space may block it.
     pub fn answer_matches(&self, session: &Session) -> bool {
-        self.differences(session).is_empty()
+        self.differences_in_space(session).is_empty()
     }
 }
 
@@ -115,7 +135,7 @@ mod tests {
                 ..session.clone()
             };
             request
-                .differences(&session)
+                .differences("C1-6D55", &session)
                 .iter()
                 .map(ToString::to_string)
                 .collect()
@@ -154,6 +174,24 @@ mod tests {
         ];
         for (range, hour, account, expected) in table {
             assert_eq!(texts(range, hour, account), expected);
+        }
+        for (space, expected) in [
+            ("c1-6d55", &[][..]),
+            (
+                "c2",
+                &["requested space C1-6D55, but the session is for space c2"],
+            ),
+        ] {
+            let session = Session {
+                space: Some(space.to_owned()),
+                ..session.clone()
+            };
+            let found = request.differences("C1-6D55", &session);
+            assert_eq!(
+                found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                expected
+            );
+            assert!(request.answer_matches(&session));
         }
     }
 }
