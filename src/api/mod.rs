@@ -56,7 +56,7 @@ pub use status::{
     EventExportStatus, LastError, MAX_RANGES, MAX_REQUEST_CHARS, MAX_SESSIONS, ManifestStatus, OmittedRanges,
     OpenSession, StatusRange, WindowCounts,
 };
-pub use syntax::is_space_id;
+pub use syntax::{is_space_id, parse_date};
 pub use verification::{
     DEFAULT_BYTES_PER_SECOND, MAX_BYTES_PER_SECOND, MAX_FINDING_CHARS, MIN_BYTES_PER_SECOND, Verification,
     VerificationStatus,

@@ -6,7 +6,7 @@ use super::address::is_path_byte;
 use super::rules::limit;
 
 /// Parses `YYYY-MM-DD` exactly: a calendar date in [`limit::YEARS`].
-pub(super) fn parse_date(text: &str) -> Option<Date> {
+pub fn parse_date(text: &str) -> Option<Date> {
     let shape = text.len() == limit::DATE_CHARS
         && text.bytes().zip(b"0000-00-00").all(|(byte, form)| {
             if *form == b'-' {

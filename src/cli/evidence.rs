@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::day::day;
+use super::day::{check_order, day};
 use super::documents;
 use super::exit::CliError;
 use super::session::create::today;
@@ -106,12 +106,7 @@ pub(super) fn check_days(start: Option<Date>, end: Option<Date>, today: Date) ->
             return Err(CliError::usage(format!("{flag}: {day} is in the future")));
         }
     }
-    match (start, end) {
-        (Some(start), Some(end)) if start > end => Err(CliError::usage(format!(
-            "--start: {start} is later than --end {end}"
-        ))),
-        _ => Ok(()),
-    }
+    check_order(start, end)
 }
 
 fn read_public_keys(files: &[PathBuf]) -> Result<Vec<PublicKey>, CliError> {

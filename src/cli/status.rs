@@ -11,7 +11,7 @@ use jiff::civil::Date;
 
 use self::view::{Archive, rows, status_json, status_table};
 use super::archived;
-use super::day::day;
+use super::day::{check_order, day};
 use super::exit::{CliError, Exit};
 use super::output::{OutputArgs, write_stderr};
 use super::session::create::today;
@@ -186,9 +186,7 @@ fn with_to_args(
 fn day_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Date, Date), CliError> {
     let end = end.unwrap_or(today);
     let start = start.unwrap_or_else(|| end.saturating_sub(Span::new().days(DEFAULT_DAYS - 1)));
-    if end < start {
-        return Err(CliError::usage(format!("--end: {end} is before --start {start}")));
-    }
+    check_order(Some(start), Some(end))?;
     let days = (end - start).get_days() + 1;
     if days > DAYS_MAX {
         return Err(CliError::usage(format!(

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Cluster, ClusterArgs};
 use crate::api::{AcceptedGap, EventExport, FieldError};
-use crate::cli::day::day;
+use crate::cli::day::{check_order, day};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{write_stderr, write_stdout};
 use crate::controller::REQUEST_ANNOTATIONS;
@@ -132,7 +132,7 @@ pub(super) async fn request(args: RequestArgs) -> Result<Exit, CliError> {
         status.and_then(|status| status.last_handled_reconcile_at.as_deref()) == Some(&*value)
     };
     for _ in 0..args.wait {
-        if answered(&export) {
+        if answered(&export) || export.spec.suspend {
             break;
         }
         tokio::time::sleep(ANSWER_INTERVAL).await;
@@ -142,6 +142,13 @@ pub(super) async fn request(args: RequestArgs) -> Result<Exit, CliError> {
         write_stdout(&format!("eventexport {} was looked at\n", args.name))?;
     } else if args.wait == 0 {
         write_stdout(&format!("eventexport {} requested\n", args.name))?;
+    } else if export.spec.suspend {
+        return Err(CliError::Failed(anyhow::anyhow!(
+            "EventExport {}/{} is suspended: the request is answered after `resume {}`",
+            cluster.namespace,
+            args.name,
+            args.name
+        )));
     } else {
         return Err(CliError::Failed(anyhow::anyhow!(
             "EventExport {}/{}: the operator did not answer within {} s; is one running that serves this namespace? The \
@@ -155,6 +162,7 @@ pub(super) async fn request(args: RequestArgs) -> Result<Exit, CliError> {
 }
 
 pub(super) async fn accept_gap(args: AcceptGapArgs) -> Result<Exit, CliError> {
+    check_order(args.start, args.end)?;
     let cluster = args.cluster.connect().await?;
     for _ in 0..WRITE_ATTEMPTS {
         let export = cluster.export(&args.name).await?;
@@ -224,7 +232,6 @@ fn new_gaps(args: &AcceptGapArgs, export: &EventExport) -> Vec<AcceptedGap> {
         reason: args.reason.clone(),
     };
     let open = |(mut start, end): (Date, Date)| {
-        // An inverted range is left to the validation.
         let is_accepted = |start: Date| {
             known
                 .iter()

@@ -4,7 +4,7 @@ use jiff::civil::Date;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::json;
 
-use super::super::day::day;
+use super::super::day::{check_order, day};
 use super::super::exit::{CliError, Exit};
 use super::super::output::{OutputArgs, write_stderr};
 use super::super::settings::source::{SourceArgs, SourceConnection};
@@ -93,9 +93,7 @@ pub async fn create(args: &SessionCreateArgs) -> Result<Exit, CliError> {
 /// Returns the first and the last day. If only one is given, it is both.
 fn date_range(start: Option<Date>, end: Option<Date>, today: Date) -> Result<(Date, Date), CliError> {
     let (start, end) = (start.or(end).unwrap_or(today), end.or(start).unwrap_or(today));
-    if end < start {
-        return Err(CliError::usage(format!("--end: {end} is before --start {start}")));
-    }
+    check_order(Some(start), Some(end))?;
     let days = (end - start).get_days() + 1;
     if days > DAYS_MAX {
         return Err(CliError::usage(format!(

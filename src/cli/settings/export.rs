@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use kube::Resource as _;
 use serde_json::{Value, json};
 
-use super::super::day::day;
+use super::super::day::{check_order, day};
 use super::super::exit::CliError;
 use super::super::load;
 use super::super::manifest::{ExportResource, ResourceManifest, SecretData};
@@ -126,6 +126,7 @@ impl FlagExport {
         s3: &S3Args,
         layers: &Layers<'_>,
     ) -> Result<Self, CliError> {
+        check_order(Some(start), args.end)?;
         let source = SourceSettings::resolve(&args.source, layers)?;
         let location = resolve_location(archive, layers)?.ok_or_else(|| {
             CliError::usage(

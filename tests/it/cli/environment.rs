@@ -120,7 +120,7 @@ async fn a_usage_error_demands_no_exclusive_arguments() {
         (&["download", "--end", "2018-06-30"], "--start <DATE>", "<ID>\n"),
         (
             &["download", "--start", "30.06.2018"],
-            "expected a UTC day such as 2018-06-28",
+            "must be a calendar date from 1970-01-01 to 2099-12-31",
             "jiff",
         ),
         (&["session", "delete"], "--all-mine-older-than", "required"),
@@ -135,5 +135,39 @@ async fn a_usage_error_demands_no_exclusive_arguments() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(words), "{text}");
         assert!(!text.contains(not), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn every_command_checks_days_by_the_same_rules() {
+    let source = ["--endpoint", "http://127.0.0.1:9", "--space", "s"];
+    let archive = ["--archive", "nowhere"];
+    for (command, place) in [
+        (&["run"][..], &[&source[..], &archive].concat()[..]),
+        (&["plan"], &[&source[..], &archive].concat()),
+        (&["status"], &source),
+        (&["session", "create"], &source),
+        (&["download"], &source),
+        (&["verify"], &archive),
+        (&["report"], &archive),
+        (&["cat"], &archive),
+        (&["accept-gap"], &["export", "--reason", "lost"]),
+    ] {
+        for (days, words) in [
+            (
+                ["--start", "2018-06-25", "--end", "2018-06-20"],
+                "--end: 2018-06-20 is before --start 2018-06-25: swap the two",
+            ),
+            (
+                ["--start", "2018-06-25", "--end", "2100-01-01"],
+                "must be a calendar date from 1970-01-01 to 2099-12-31, as YYYY-MM-DD",
+            ),
+        ] {
+            let arguments = [command, place, &days].concat();
+            let output = run(&arguments, &[("EVENTEXPORT_API_KEY", "key")], Stdio::null()).await;
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+            assert!(text.contains(words), "{arguments:?}: {text}");
+        }
     }
 }

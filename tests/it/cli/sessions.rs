@@ -104,7 +104,7 @@ async fn invalid_dates_are_refused_before_any_request() {
         (&["--start", "2018-02-30"][..], "--start"),
         (
             &["--start", "30.06.2018"],
-            "expected a UTC day such as 2018-06-28",
+            "must be a calendar date from 1970-01-01 to 2099-12-31",
         ),
         (
             &["--start", "2018-06-30", "--end", "2018-06-28"],
