@@ -26,19 +26,34 @@ use crate::pipeline::prover::GzipStats;
 use crate::pipeline::prover_pool::{ProofError, ProverPool, StreamProver};
 use crate::session::guard::{OpenError, OpenSessions, OpenedSession};
 use crate::session::occupancy::SessionHolder;
-use crate::tracker::{Download, DownloadResponse, ResumePoint, SessionRequest, TransferEnd};
+use crate::tracker::{Download, DownloadResponse, ResumePoint, SessionRequest, TrackerError, TransferEnd};
 
 /// Maximum number of times the bytes of a session are downloaded from the start: 3.
 const TRIES_MAX: u32 = 3;
 
-/// Maximum number of requests for one session while the service answers with `Retry-After`: 5.
+/// Maximum number of requests for one session while the service asks to wait: 5.
 const CREATE_TRIES_MAX: u32 = 5;
 
 /// Maximum wait for a session that `Retry-After` can ask for: 5 min.
 const CREATE_WAIT_MAX: Duration = Duration::from_mins(5);
 
+/// Minimum wait for a session: 1 s after the first request, then doubled.
+const CREATE_WAIT_MIN: Duration = Duration::from_secs(1);
+
 /// Maximum time to delete a session when the download ends: 30 s.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Session that a download owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OwnSession {
+    /// No session is open.
+    #[default]
+    None,
+    /// The request for a session has no reply yet.
+    Requested,
+    /// The session with this ID is open.
+    Open(String),
+}
 
 /// A download in progress.
 pub struct Downloader<'a> {
@@ -53,8 +68,8 @@ pub struct Downloader<'a> {
     pub(super) meter: ProgressMeter,
     pub(super) stop: &'a ShutdownSignals,
     pub(super) pool: ProverPool,
-    /// ID of the open session that this download owns. Shared, so that it can be printed on an immediate exit.
-    pub(super) open_session_id: Arc<Mutex<Option<String>>>,
+    /// Open session that this download owns. Shared, so that it can be printed on an immediate exit.
+    pub(super) open_session: Arc<Mutex<OwnSession>>,
     /// IDs of owned sessions that stay open, and why.
     pub(super) leftover_sessions: Vec<(String, String)>,
     pub(super) position: Position,
@@ -94,7 +109,7 @@ impl Downloader<'_> {
         };
         let source = self.source;
         if (identity.endpoint.as_str(), &identity.space) == (source.tracker.endpoint(), &source.space) {
-            self.set_open_session(Some(current.session));
+            self.set_open_session(OwnSession::Open(current.session));
             self.close_session().await;
         } else {
             let destination = format!("space {} at {}", identity.space, identity.endpoint);
@@ -173,7 +188,7 @@ impl Downloader<'_> {
         let sections = self.state.sections.len();
         // Before the proof of the bytes, which takes minutes and may be stopped: the session is known from here on.
         if let Some(current) = self.state.current.as_ref().filter(|current| current.ours) {
-            self.set_open_session(Some(current.session.clone()));
+            self.set_open_session(OwnSession::Open(current.session.clone()));
         }
         self.replay().await?;
         self.resumed_bytes = self
@@ -434,7 +449,6 @@ impl Downloader<'_> {
             Err(error) => return Err(DownloadError::Service(error.describe(source.setting_names()))),
         };
         let session = opened.session();
-        self.set_open_session(Some(session.id.clone()));
         let current = CurrentSession {
             session: session.id.clone(),
             range: session.range.or(Some((request.start, request.end))),
@@ -459,12 +473,21 @@ impl Downloader<'_> {
     ) -> Result<OpenedSession, OpenError> {
         let mut tries = 1;
         loop {
-            let error = match self.source.sessions().create(request, before).await {
+            self.set_open_session(OwnSession::Requested);
+            let created = self.source.sessions().create(request, before).await;
+            self.set_open_session(match &created {
+                Ok(opened) => OwnSession::Open(opened.id().to_owned()),
+                Err(_) => OwnSession::None,
+            });
+            let error = match created {
                 Ok(opened) => return Ok(opened),
                 Err(error) => error,
             };
-            let after = match error.retry_after() {
-                Some(after) if tries < CREATE_TRIES_MAX => after.min(CREATE_WAIT_MAX),
+            let after = match requested_wait(&error) {
+                Some(after) if tries < CREATE_TRIES_MAX => {
+                    let least = CREATE_WAIT_MIN.saturating_mul(1 << (tries - 1));
+                    after.min(CREATE_WAIT_MAX).max(least)
+                }
                 _ => return Err(error),
             };
             tries += 1;
@@ -481,20 +504,20 @@ impl Downloader<'_> {
     /// `leftover_sessions`.
     async fn close_session(&mut self) -> bool {
         let open = self
-            .open_session_id
+            .open_session
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let Some(id) = open else { return false };
+        let OwnSession::Open(id) = open else { return false };
         if self.keep_sessions {
             self.leftover_sessions
                 .push((id, "kept because of --keep-session".to_owned()));
-            self.set_open_session(None);
+            self.set_open_session(OwnSession::None);
             return false;
         }
         let source = self.source;
         let deleted = source.sessions().close_within(&id, DELETE_TIMEOUT).await;
-        self.set_open_session(None);
+        self.set_open_session(OwnSession::None);
         match deleted {
             Ok(()) => {
                 self.meter.println(&format!("Session {id} deleted."));
@@ -521,11 +544,8 @@ impl Downloader<'_> {
         self.sink.save(&self.state)
     }
 
-    fn set_open_session(&self, session: Option<String>) {
-        *self
-            .open_session_id
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = session;
+    fn set_open_session(&self, session: OwnSession) {
+        *self.open_session.lock().unwrap_or_else(PoisonError::into_inner) = session;
     }
 
     /// Stores the event counts that the service reports before the first byte, unless an earlier process stored them.
@@ -556,5 +576,16 @@ impl Downloader<'_> {
                 }
             },
         }
+    }
+}
+
+/// Returns the wait that the service asks for. A 429 asks for one even without a readable `Retry-After`.
+fn requested_wait(error: &OpenError) -> Option<Duration> {
+    let after = error.retry_after();
+    match error {
+        OpenError::Full(full) if matches!(full.refusal, Some(TrackerError::Capacity { status: 429, .. })) => {
+            Some(after.unwrap_or_default())
+        }
+        _ => after,
     }
 }

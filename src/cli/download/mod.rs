@@ -18,7 +18,7 @@ use std::thread::available_parallelism;
 use indicatif::MultiProgress;
 use jiff::civil::Date;
 
-use self::downloader::Downloader;
+use self::downloader::{Downloader, OwnSession};
 use self::error::DownloadError;
 use self::part::{PartError, PartFile};
 use self::part_state::{DownloadIdentity, PartState};
@@ -26,7 +26,7 @@ use self::replay::Position;
 use self::report::DownloadReport;
 use self::request::{DAYS_MAX, DownloadRequest};
 use self::sink::DownloadSink;
-use super::day::day;
+use super::day::{check_order, day};
 use super::exit::{CliError, Exit};
 use super::logs;
 use super::output::{OutputArgs, write_stderr, write_stdout};
@@ -50,7 +50,7 @@ pub struct DownloadArgs {
     /// ID of an open session
     #[arg(value_name = "ID", conflicts_with = "start")]
     pub session: Option<String>,
-    /// Write to FILE, created when its gzip is complete; `-` or unset: standard output
+    /// Write to FILE, created when the events are complete (else FILE.incomplete); `-` or unset: standard output
     #[arg(short = 'o', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// First day (UTC)
@@ -201,7 +201,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
         ProgressMode::Bars if to_terminal => ProgressMode::Lines,
         mode => mode,
     };
-    let open = Arc::new(Mutex::new(None));
+    let open = Arc::new(Mutex::new(OwnSession::None));
     let downloader = Downloader {
         account: source.account,
         source: &source,
@@ -211,7 +211,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
         meter: ProgressMeter::new(mode, &screen),
         stop: &stop,
         pool: ProverPool::new(available_parallelism().map_or(1, usize::from)),
-        open_session_id: Arc::clone(&open),
+        open_session: Arc::clone(&open),
         leftover_sessions: Vec::new(),
         position: Position::start(),
         prover: None,
@@ -221,10 +221,15 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
     tokio::select! {
         biased;
         () = stop.immediate.cancelled() => {
-            let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let left = open.map_or_else(String::new, |id| {
-                format!("; session {id} may still be open: delete it with `eventexport session delete {id}`")
-            });
+            let left = match open.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                OwnSession::None => String::new(),
+                OwnSession::Requested => "; a session was requested and may be open: find it with `eventexport session list` \
+                                          and delete it with `eventexport session delete ID`"
+                    .to_owned(),
+                OwnSession::Open(id) => {
+                    format!("; session {id} may still be open: delete it with `eventexport session delete {id}`")
+                }
+            };
             Err(anyhow::anyhow!("interrupted{left}").into())
         }
         report = run_to_completion(downloader, discarded, args, &screen) => report,
@@ -237,9 +242,7 @@ fn date_range(args: &DownloadArgs) -> Result<Option<(Date, Date)>, CliError> {
         return Ok(None);
     };
     let end = args.end.unwrap_or(start);
-    if end < start {
-        return Err(CliError::usage(format!("--end {end} is before --start {start}")));
-    }
+    check_order(Some(start), Some(end))?;
     if start.until(end).map_or(i32::MAX, |span| span.get_days()) >= DAYS_MAX {
         return Err(CliError::usage(format!(
             "--start {start} --end {end}: more than {DAYS_MAX} days; split the range, or use `eventexport run`"
@@ -251,7 +254,8 @@ fn date_range(args: &DownloadArgs) -> Result<Option<(Date, Date)>, CliError> {
 /// Returns a usage error if another FILE or flag helps, else a failure.
 fn part_fault(error: PartError) -> CliError {
     match error {
-        PartError::Io { .. } => CliError::Failed(error.into()),
+        // Its text has the cause already.
+        PartError::Io { .. } => CliError::Failed(anyhow::anyhow!("{error}")),
         PartError::Exists(_)
         | PartError::NotAFile(_)
         | PartError::Locked(_)
@@ -288,9 +292,11 @@ async fn run_to_completion(
     let Downloader { sink, .. } = downloader;
     let outcome = match result {
         Ok(()) => {
-            let (no_bytes, proved) = (report.sha256.is_none(), report.warnings.is_empty());
-            let finished = sink.finish(no_bytes, proved, args.decompress).await;
-            finished.map_err(|error| (error.to_string(), error))
+            let (no_bytes, complete) = (report.sha256.is_none(), report.warnings.is_empty());
+            let finished = sink.finish(no_bytes, complete, args.decompress).await;
+            finished
+                .map(|file| report.file = file)
+                .map_err(|error| (error.to_string(), error))
         }
         Err(error) => Err((sink.finish_failed(&error, bytes_kept), error)),
     };

@@ -1,5 +1,5 @@
-//! Output file of a download: `FILE.part` and its state `FILE.part.json`, and `FILE` when the download is complete.
-//! Reads and writes files.
+//! Output file of a download: `FILE.part` and its state `FILE.part.json`, then `FILE` if the events are complete, else
+//! `FILE.incomplete`. Reads and writes files.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -75,8 +75,11 @@ pub struct OpenedPart {
 impl PartFile {
     /// Opens the partial file of this download, or creates one.
     pub fn open(file: &Path, replace: bool, identity: DownloadIdentity) -> Result<OpenedPart, PartError> {
-        match fs::metadata(file) {
-            Ok(metadata) if !metadata.is_file() => return Err(PartError::NotAFile(file.to_owned())),
+        // A link without a target is a name that cannot be created either.
+        match fs::metadata(file).or_else(|_| fs::symlink_metadata(file)) {
+            Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
+                return Err(PartError::NotAFile(file.to_owned()));
+            }
             Ok(_) if !replace => return Err(PartError::Exists(file.to_owned())),
             _ => {}
         }
@@ -136,7 +139,11 @@ impl PartFile {
             file.sync_all()?;
             fs::rename(&temporary, &path)
         };
-        write().map_err(|error| io_error(&path, "write", error))
+        write().map_err(|error| {
+            // Best effort: an unfinished state does no harm.
+            let _ = fs::remove_file(&temporary);
+            io_error(&path, "write", error)
+        })
     }
 
     /// Returns the length of the partial file.
@@ -177,16 +184,17 @@ impl PartFile {
             .map_err(|error| self.error("sync", error))
     }
 
-    /// Turns the complete and verified partial file into FILE, atomically, decompressed if requested. Fails if FILE
-    /// exists by now, unless it may be replaced.
-    pub async fn commit(self, decompress: bool) -> Result<(), PartError> {
+    /// Turns the verified partial file into FILE, atomically, decompressed if requested, and returns its path. If the
+    /// events are not `complete`, the path is `FILE.incomplete`, and FILE stays as it is: a file under that name, or in the
+    /// place of an earlier download, would look complete. Fails if FILE exists by now, unless it may be replaced.
+    pub async fn commit(self, decompress: bool, complete: bool) -> Result<PathBuf, PartError> {
         if self.bytes()? == 0 && !decompress {
             let written = self.writer()?.write_all(&EMPTY_GZIP);
             written.map_err(|error| self.error("write", error))?;
         }
         self.sync().await?;
         if !decompress {
-            return self.publish(&self.path);
+            return self.publish(&self.path, complete);
         }
         let (source, target) = (self.reader()?, with_suffix(&self.path, ".out"));
         let created = target.clone();
@@ -200,18 +208,22 @@ impl PartFile {
             let _ = fs::remove_file(&target);
             return Err(io_error(&target, "write", error));
         }
-        self.publish(&target)
+        self.publish(&target, complete)
     }
 
-    fn publish(&self, contents: &Path) -> Result<(), PartError> {
-        let published = if self.replace {
-            fs::rename(contents, &self.file)
+    fn publish(&self, contents: &Path, complete: bool) -> Result<PathBuf, PartError> {
+        let (target, published) = if !complete {
+            let target = with_suffix(&self.file, ".incomplete");
+            let published = fs::rename(contents, &target);
+            (target, published)
+        } else if self.replace {
+            (self.file.clone(), fs::rename(contents, &self.file))
         } else {
-            publish_file(contents, &self.file)
+            (self.file.clone(), publish_file(contents, &self.file))
         };
         published.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => PartError::Exists(self.file.clone()),
-            _ => io_error(&self.file, "write", error),
+            io::ErrorKind::AlreadyExists => PartError::Exists(target.clone()),
+            _ => io_error(&target, "write", error),
         })?;
         // Best effort: not all file systems can sync a directory.
         let parent = self.file.parent().filter(|parent| *parent != Path::new(""));
@@ -220,7 +232,7 @@ impl PartFile {
         for path in [contents, &self.path, &self.state_path()] {
             let _ = fs::remove_file(path);
         }
-        Ok(())
+        Ok(target)
     }
 
     /// Renames the partial file to `FILE.broken` and returns that path.
@@ -360,6 +372,18 @@ mod tests {
     }
 
     #[test]
+    fn a_link_without_a_target_is_refused_before_the_download() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("events.gz");
+        std::os::unix::fs::symlink("nowhere", &file).unwrap();
+        assert!(matches!(
+            PartFile::open(&file, false, identity("a")),
+            Err(PartError::Exists(_))
+        ));
+        assert!(PartFile::open(&file, true, identity("a")).is_ok());
+    }
+
+    #[test]
     fn a_part_without_state_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.gz");
@@ -383,20 +407,33 @@ mod tests {
         let file = folder.path().join("events.gz");
         let part = written(&file, false, b"one");
         assert!(!file.exists());
-        part.commit(false).await.unwrap();
+        assert_eq!(part.commit(false, true).await.unwrap(), file);
         assert_eq!(fs::read(&file).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(matches!(
             PartFile::open(&file, false, identity("a")),
             Err(PartError::Exists(_))
         ));
-        written(&file, true, b"two").commit(false).await.unwrap();
+        written(&file, true, b"two").commit(false, true).await.unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
+        let short = written(&file, true, b"t").commit(false, false).await.unwrap();
+        assert_eq!(
+            (fs::read(&short).unwrap(), short),
+            (b"t".to_vec(), with_suffix(&file, ".incomplete"))
+        );
+        assert_eq!(
+            fs::read(&file).unwrap(),
+            b"two",
+            "an incomplete download replaces nothing"
+        );
 
         fs::remove_file(&file).unwrap();
         let part = written(&file, false, b"three");
         fs::write(&file, "other").unwrap();
-        assert!(matches!(part.commit(false).await, Err(PartError::Exists(_))));
+        assert!(matches!(
+            part.commit(false, true).await,
+            Err(PartError::Exists(_))
+        ));
         assert_eq!(fs::read(&file).unwrap(), b"other");
         assert!(matches!(
             PartFile::open(folder.path(), true, identity("a")),
@@ -414,7 +451,10 @@ mod tests {
             ("c.json", b"", true, b""),
         ] {
             let file = folder.path().join(name);
-            written(&file, false, bytes).commit(decompress).await.unwrap();
+            written(&file, false, bytes)
+                .commit(decompress, true)
+                .await
+                .unwrap();
             assert_eq!(fs::read(&file).unwrap(), expected, "{name}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);

@@ -1,5 +1,7 @@
 //! Destination of a download: a partial file, which can be resumed, or standard output, which cannot. Writes.
 
+use std::path::PathBuf;
+
 use super::error::DownloadError;
 use super::part::PartFile;
 use super::part_state::PartState;
@@ -40,15 +42,21 @@ impl DownloadSink {
         }
     }
 
-    /// Finishes a complete download: creates FILE, or flushes standard output. Without a byte, nothing is written if it
-    /// is not `proved` that there are no events.
-    pub async fn finish(self, no_bytes: bool, proved: bool, decompress: bool) -> Result<(), DownloadError> {
+    /// Finishes a transferred download: creates FILE, or `FILE.incomplete` if the events are not `complete`, and returns
+    /// its path; or flushes standard output. Without a byte, nothing is written unless that is complete.
+    pub async fn finish(
+        self,
+        no_bytes: bool,
+        complete: bool,
+        decompress: bool,
+    ) -> Result<Option<PathBuf>, DownloadError> {
         match self {
-            Self::File(part) if no_bytes && !proved => part.discard(),
-            Self::File(part) => return Ok(part.commit(decompress).await?),
-            Self::Stdout(_) if no_bytes && !proved => {}
+            Self::File(part) if no_bytes && !complete => part.discard(),
+            Self::File(part) => return Ok(Some(part.commit(decompress, complete).await?)),
+            Self::Stdout(_) if no_bytes && !complete => {}
             Self::Stdout(mut stdout) => {
-                return stdout.close(no_bytes).await.map_err(DownloadError::from_stdout);
+                let closed = stdout.close(no_bytes).await;
+                return closed.map(|()| None).map_err(DownloadError::from_stdout);
             }
         }
         Err(DownloadError::NoBytes)

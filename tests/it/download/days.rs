@@ -330,7 +330,7 @@ async fn invalid_days_exit_with_2_and_open_no_session() {
     for (arguments, named) in [
         (
             &["--start", "2018-06-28", "--end", "2018-06-27", "-o", FILE][..],
-            "--end 2018-06-27",
+            "--end: 2018-06-27",
         ),
         (
             &["--start", "2018-01-01", "--end", "2019-06-27", "-o", FILE],
@@ -396,6 +396,7 @@ async fn a_service_that_asks_to_wait_is_asked_for_the_session_again() {
     fs::remove_file(fixture.path(FILE)).unwrap();
     fixture.set_faults(&["full"]);
     let refused = fixture.download(&day).await.expect_exit(1);
+    assert!(refused.err.contains("will try again in 8 s"), "{}", refused.err);
     assert_eq!(
         refused.err.matches("will try again").count(),
         4,

@@ -9,6 +9,7 @@ use super::fixture::{DownloadFixture, gunzip, settings, signal, wait_output};
 use crate::testkit::service::refuse;
 
 const FILE: &str = "events.json.gz";
+const INCOMPLETE: &str = "events.json.gz.incomplete";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_becomes_a_file_and_stays_open() {
@@ -104,11 +105,18 @@ async fn fewer_events_than_reported_are_incomplete() {
     let id = fixture.session(date(2018, 6, 28)).await;
     let ended = fixture.download(&["-o", FILE, &id]).await.expect_exit(1);
     assert!(ended.out.contains("the service reports 240"), "{}", ended.out);
-    assert_eq!(
-        fixture.files(),
-        [FILE],
-        "what came is whole as HTTP and gzip say it"
-    );
+    assert_eq!(fixture.files(), [INCOMPLETE], "no file looks complete");
+    assert!(ended.out.contains(INCOMPLETE), "{}", ended.out);
+    // An earlier complete file stays.
+    fixture.set_faults(&[]);
+    fixture.download(&["-o", FILE, &id]).await.expect_exit(0);
+    fixture.set_faults(&["end-early-at-member-end"]);
+    let complete = fs::read(fixture.path(FILE)).unwrap();
+    fixture
+        .download(&["-o", FILE, "--force", &id])
+        .await
+        .expect_exit(1);
+    assert!(fs::read(fixture.path(FILE)).unwrap() == complete);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +140,8 @@ async fn content_that_cannot_be_counted_is_kept_and_not_called_complete() {
     );
     let warning = summary["warnings"][0].as_str().unwrap_or_default();
     assert!(warning.contains("only 1 event could be counted"), "{warning}");
-    assert_eq!(fixture.files(), [FILE], "the bytes are there");
+    assert_eq!(fixture.files(), [INCOMPLETE], "the bytes are there");
+    assert_eq!(summary["file"], INCOMPLETE);
     assert_eq!(
         fixture.simulator.ledger().requests_of(RequestKind::Download),
         1,
