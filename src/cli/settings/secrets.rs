@@ -207,19 +207,23 @@ pub fn source_credentials(
     context: Option<&SelectedContext>,
     prompt: SecretPrompt<'_>,
 ) -> Result<FoundSecret, CliError> {
-    let mut found = common(&SOURCE_KEYS, lookup)?;
-    if found.is_none()
-        && let Some(context) = context
-    {
-        found = from_context(context)?;
-    }
-    // A user name alone is no credential: prompt for the secret.
-    let mut found = match found {
-        Some(found) if found.data.keys().any(|key| key != "username") => found,
-        username => from_prompt(username, prompt)?,
+    let of_variables = common(&SOURCE_KEYS, lookup)?;
+    // A user name alone is no credential, and hides none of a context.
+    let (complete, named) = match of_variables {
+        Some(found) if found.has_secret() => (Some(found), None),
+        named => (None, named),
     };
-    // A context can have a username with any kind of credentials, to identify the sessions of the user.
-    if matches!(found.origin, SecretOrigin::Context(_)) && !found.data.contains_key("password") {
+    let of_context = match context {
+        Some(context) if complete.is_none() => from_context(context)?,
+        _ => None,
+    };
+    let mut found = match (complete, of_context) {
+        (Some(found), _) => found,
+        (None, Some(found)) if found.has_secret() => found.of_user(named.as_ref())?,
+        (None, of_context) => from_prompt(named.or(of_context), prompt)?,
+    };
+    // A user can be named with any kind of credentials, to identify the sessions of the user.
+    if !found.data.contains_key("password") {
         found.data.remove("username");
     }
     found.validate(Setting::SourceCredentials)?;
@@ -457,6 +461,31 @@ fn env_segment(name: &str) -> String {
 }
 
 impl FoundSecret {
+    /// True if a key is a credential, and not only the name of a user.
+    fn has_secret(&self) -> bool {
+        self.data.keys().any(|key| key != "username")
+    }
+
+    /// Refuses a password of another user than the named one.
+    fn of_user(self, named: Option<&Self>) -> Result<Self, CliError> {
+        let user = |found: &Self| {
+            found
+                .data
+                .get("username")
+                .map(|name| name.trim_ascii().to_owned())
+        };
+        match named {
+            Some(named) if self.data.contains_key("password") && user(named) != user(&self) => {
+                Err(CliError::usage(format!(
+                    "{} is set, but {} is of another user: set the password of the user as well, or unset the variable",
+                    named.name_of("username"),
+                    self.name_of("password")
+                )))
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// Returns the name of the Secret in errors, to stand for its setting; `None` if it is the Secret of the spec.
     pub fn describe(&self, setting: Setting) -> Option<String> {
         let has = |key: &str| self.data.contains_key(key);

@@ -9,7 +9,7 @@ use super::super::exit::CliError;
 use super::super::simulation::{SIMULATED_ENDPOINT, SIMULATED_SPACE};
 use super::context::SelectedContext;
 use super::environment::{EnvLookup, env_value};
-use super::layers::{self, Layer, Layers, Resolved, name_of};
+use super::layers::{self, Layer, LayeredSetting, Layers, Resolved, name_of};
 use super::process_context;
 use super::secrets::{self, SecretPrompt};
 use crate::api::{self, CaSecretRef, ReferencedKind, Region, SecretRef, Setting, SettingNames, Source};
@@ -24,6 +24,13 @@ const SECRET: &str = "source";
 
 /// Name of the Secret with the certificate authority that no manifest names, and its key.
 const CA: (&str, &str) = ("source-ca", "ca.crt");
+
+/// User that owns the sessions. A key of the credentials too, if there is a password.
+const USERNAME: LayeredSetting = LayeredSetting {
+    flag: "",
+    variables: &["EVENTEXPORT_USERNAME"],
+    field: "username",
+};
 
 /// Source of events. Flag ids begin with `source_`, because a store beside it has a region and an endpoint as well.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -116,7 +123,8 @@ impl SourceArgs {
         let tracker = source
             .connect(&TokenCache::new())
             .map_err(|failure| CliError::usage(failure.describe(&source.names)))?;
-        let username = username.or_else(|| context.as_ref()?.config.username.clone());
+        let named = layers.text(&USERNAME, None, |context| context.config.username.as_ref())?;
+        let username = username.or(named.map(|named| named.value));
         Ok(SourceConnection {
             tracker,
             space,

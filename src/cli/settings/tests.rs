@@ -323,7 +323,16 @@ fn credentials_of_variables_win_over_the_context_and_that_over_the_prompt() {
         username: Some("a@b".to_owned()),
         ..ContextConfig::default()
     };
+    let with_password = ContextConfig {
+        password_file: with_file.api_key_file.clone(),
+        ..with_user.clone()
+    };
     let key = [("EVENTEXPORT_API_KEY", "by-variable")];
+    let (user, other) = (
+        [("EVENTEXPORT_USERNAME", "a@b")],
+        [("EVENTEXPORT_USERNAME", "c@d")],
+    );
+    let key_and_user = [key[0], user[0]];
     for (variables, config, value, name) in [
         (
             &key[..],
@@ -343,6 +352,31 @@ fn credentials_of_variables_win_over_the_context_and_that_over_the_prompt() {
             ("password", "typed"),
             "the user and password entered at the prompt",
         ),
+        // A user name is no credential: it hides none.
+        (
+            &other,
+            &with_file,
+            ("apiKey", "by-context"),
+            "the API key of context prod (api-key-file)",
+        ),
+        (
+            &user,
+            &with_password,
+            ("password", "by-context"),
+            "the user and password of context prod (username and password-file)",
+        ),
+        (
+            &other,
+            &with_user,
+            ("username", "c@d"),
+            "the user and password entered at the prompt",
+        ),
+        (
+            &key_and_user,
+            &with_file,
+            ("apiKey", "by-variable"),
+            "the API key of EVENTEXPORT_API_KEY",
+        ),
     ] {
         let context = context(config.clone());
         let prompt = |_: &str| Some(Ok("typed".to_owned()));
@@ -355,4 +389,13 @@ fn credentials_of_variables_win_over_the_context_and_that_over_the_prompt() {
         );
         assert_eq!(found.describe(Setting::SourceCredentials).as_deref(), Some(name));
     }
+    let context = context(with_password);
+    let error = source_credentials(&lookup(&other), Some(&context), &|_| None)
+        .err()
+        .unwrap();
+    assert_eq!(
+        error.to_string(),
+        "EVENTEXPORT_USERNAME is set, but password-file of context prod is of another user: set the password of the user as \
+         well, or unset the variable"
+    );
 }
