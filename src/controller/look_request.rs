@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use crate::api::{EventExport, MAX_REQUEST_CHARS, sanitize};
@@ -21,12 +22,15 @@ pub(super) struct LookRequest {
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Returns the value that asks for a look; `None`: nobody asks, or the status says that it was answered. If both
-/// annotations ask, the greater value counts: times of one format compare like their text.
+/// annotations ask, the later time counts, in any time zone; a value that is no time counts less, and by its text.
 pub(super) fn requested(object: &EventExport) -> Option<String> {
     let values = REQUEST_ANNOTATIONS
         .iter()
         .filter_map(|name| object.annotations().get(*name));
-    let value = values.max().filter(|value| !value.is_empty())?;
+    let order = |value: &String| (value.parse::<Timestamp>().ok(), value.clone());
+    let value = values
+        .max_by_key(|value| order(value))
+        .filter(|value| !value.is_empty())?;
     let value: String = sanitize(value).chars().take(MAX_REQUEST_CHARS).collect();
     let status = object.status.as_ref();
     let answered = status.and_then(|status| status.last_handled_reconcile_at.as_deref());
@@ -67,6 +71,13 @@ mod tests {
             asks(Some("2026-01-01"), Some("2026-01-02"), None).as_deref(),
             Some("2026-01-02")
         );
+        // Flux writes the time zone of its user.
+        let flux = Some("2026-01-01T15:00:00.5+02:00");
+        assert_eq!(
+            asks(Some("2026-01-01T13:30:00Z"), flux, flux).as_deref(),
+            Some("2026-01-01T13:30:00Z")
+        );
+        assert_eq!(asks(Some("2026-01-01T12:30:00Z"), flux, flux), None);
         assert_eq!(asks(Some(""), None, None), None);
         let text = "x".repeat(100);
         let cut = &text[..MAX_REQUEST_CHARS];
