@@ -9,13 +9,16 @@ use tracing::{info, warn};
 use super::context::{ReconcileContext, owner};
 use super::decide::Action;
 use super::entry::{TaskState, has_finalizer, spec_digest};
+use super::export_health::delays_nothing;
 use super::exporter::{ExportRunner, Owner};
 use super::kube_error::describe_error;
 use super::runs::{PrepareFn, PreparedRun, StartPriority, Task, TaskOutcome};
 use super::secrets::{self, FetchedSecrets, SecretReference};
 use super::start_places::slow_start_time;
 use super::{events, finalizer, head_status};
-use crate::api::{ConditionType, EventExport, Reason, ReferencedObject, SettingNames, find_condition};
+use crate::api::{
+    ConditionType, EventExport, LastError, Reason, ReferencedObject, SettingNames, find_condition,
+};
 use crate::export::failure::Failure;
 use crate::export::retry_state::RetryState;
 use crate::shares::queue::Tenant;
@@ -207,7 +210,9 @@ fn start_priority(object: &EventExport) -> StartPriority {
     let status = status.filter(|status| Some(status.observed_generation) == object.metadata.generation);
     let condition =
         |kind| find_condition(&status?.conditions, kind).filter(|condition| condition.status == "True");
-    if status.is_some_and(|status| status.last_error.is_some()) {
+    let error = status.and_then(|status| status.last_error.as_ref());
+    let fails = |error: &LastError| !error.reason.parse().is_ok_and(delays_nothing);
+    if error.is_some_and(fails) {
         StartPriority::Failing
     } else if condition(ConditionType::Complete).is_some() {
         StartPriority::Complete
@@ -325,7 +330,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::api::{EventExportStatus, LastError, condition};
+    use crate::api::{EventExportStatus, condition};
 
     #[test]
     fn exports_start_in_groups_by_their_status() {
@@ -356,6 +361,10 @@ mod tests {
             window: None,
         });
         assert_eq!(start_priority(&failing), StartPriority::Failing);
+        let mut without_report = failing.clone();
+        let error = without_report.status.as_mut().unwrap().last_error.as_mut();
+        error.unwrap().reason = Reason::ReportNotWritten.as_str().to_owned();
+        assert_eq!(start_priority(&without_report), StartPriority::Complete);
         failing.metadata.generation = Some(3);
         assert_eq!(start_priority(&failing), StartPriority::Unfinished);
         // It fails, exports, or has a newer generation.

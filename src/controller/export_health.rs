@@ -146,9 +146,14 @@ const fn is_peer_failure(reason: Reason) -> bool {
     )
 }
 
-/// Returns true for a failure, false for a wait.
-pub fn is_error(problem: &Problem) -> bool {
-    !matches!(problem.class, RetryClass::Wait(_)) || severity(problem) != Severity::Waiting
+/// Returns the first failure that is no wait, else the lack of what nothing waits for.
+pub fn first_error(problems: &[Problem]) -> Option<&Problem> {
+    let is_error = |problem: &&Problem| {
+        let waits = matches!(problem.class, RetryClass::Wait(_)) && severity(problem) == Severity::Waiting;
+        !waits && !delays_nothing(problem.reason)
+    };
+    let lacks = || problems.iter().find(|problem| delays_nothing(problem.reason));
+    problems.iter().find(is_error).or_else(lacks)
 }
 
 /// Evaluates a snapshot of a resource that was created at `created`.
@@ -342,7 +347,7 @@ fn is_notice(problem: &Problem) -> bool {
 }
 
 /// True for the lack of what nothing waits for: a time stamp, a report.
-const fn delays_nothing(reason: Reason) -> bool {
+pub const fn delays_nothing(reason: Reason) -> bool {
     matches!(reason, Reason::TimestampMissing | Reason::ReportNotWritten)
 }
 

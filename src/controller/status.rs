@@ -135,10 +135,7 @@ pub fn compute_status(
                 health.complete = same && was.is_some_and(|was| was.status == "True");
             }
             set_health(&mut next, subject, &health);
-            let error = snapshot
-                .problems
-                .iter()
-                .find(|problem| export_health::is_error(problem));
+            let error = export_health::first_error(&snapshot.problems);
             next.last_error = error.map(|problem| {
                 last_error(
                     problem.reason,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{ensure_contains, eventually, message, patch};
+use super::{ensure_contains, event_reasons, eventually, message, patch};
 use crate::testkit::command::run_in;
 use crate::testkit::environment::Environment;
 use crate::testkit::manifest::{Manifest, SPACE};
@@ -141,6 +141,11 @@ async fn a_store_that_denies_the_report_does_not_disturb_the_export() -> Result<
     })
     .await?;
     ensure_contains(&ready, &[REPORT, "spec.report"])?;
+    eventually("an Event says so", async || {
+        let reasons = event_reasons(env.cluster, &env.namespace, "june").await?;
+        Ok(reasons.iter().any(|reason| reason == "ReportNotWritten"))
+    })
+    .await?;
     // Not in a loop.
     tokio::time::sleep(Duration::from_secs(3)).await;
     ensure!(denied.hits() == 1, "{} tries", denied.hits());
