@@ -76,7 +76,8 @@ fn without_contents<E: Error + Send + Sync + 'static>(error: E) -> anyhow::Error
         Some(KubeconfigError::ParseCertificates(_)) => {
             anyhow!("the certificate authority of the kubeconfig is not PEM")
         }
-        _ => error.into(),
+        // The text has the cause already.
+        _ => anyhow!("{error}"),
     }
 }
 

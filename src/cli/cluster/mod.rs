@@ -9,6 +9,7 @@ mod logs;
 use std::path::PathBuf;
 
 use http::{HeaderValue, header};
+use kube::core::response::StatusDetails;
 use kube::{Api, Client, Config};
 
 pub use change::{AcceptGapArgs, RequestArgs, SuspendArgs};
@@ -83,20 +84,21 @@ impl Cluster {
 
     /// Reads one resource.
     async fn export(&self, name: &str) -> Result<EventExport, CliError> {
-        let found = self.exports().get_opt(name).await;
-        let found = found.map_err(|error| self.error("get EventExport", name, &error))?;
-        found.ok_or_else(|| {
-            let namespace = &self.namespace;
-            CliError::Failed(anyhow::anyhow!(
-                "EventExport {namespace}/{name} does not exist; `kubectl get eventexports --all-namespaces` lists all"
-            ))
-        })
+        let found = self.exports().get(name).await;
+        found.map_err(|error| self.error("get EventExport", name, &error))
     }
 
     /// Describes a failed request.
     fn error(&self, action: &str, name: &str, error: &kube::Error) -> CliError {
         let object = format!("{}/{name}", self.namespace);
+        let is_named = |details: &StatusDetails| details.name == name;
         let why = match error {
+            // The reply names the object only if the cluster knows the kind.
+            kube::Error::Api(status) if status.code == 404 && status.details.as_ref().is_some_and(is_named) => {
+                return CliError::Failed(anyhow::anyhow!(
+                    "EventExport {object} does not exist; `kubectl get eventexports --all-namespaces` lists all"
+                ));
+            }
             kube::Error::Api(status) if status.code == 404 => {
                 "the cluster does not know the resource: install it with `eventexport crd | kubectl apply -f -`".to_owned()
             }
