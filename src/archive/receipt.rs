@@ -539,12 +539,19 @@ fn contradiction(window: Window, revision: u32, receipt: &Receipt) -> Option<(St
             Some((
                 format!("verdict {verdict:?} for these counts"),
                 format!(
-                    "verdict {:?} for {} events, reported {before:?} before and {after:?} after",
-                    receipt.verdict, receipt.events
+                    "verdict {:?} for {} events, reported {} before and {} after",
+                    receipt.verdict,
+                    receipt.events,
+                    format_count(before),
+                    format_count(after)
                 ),
             ))
         }
     }
+}
+
+fn format_count(count: Option<u64>) -> String {
+    count.map_or_else(|| "none".to_owned(), |count| count.to_string())
 }
 
 /// Returns true if a key is that of the body of a revision, or of an earlier one: a revision may only state a new count.

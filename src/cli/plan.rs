@@ -238,7 +238,8 @@ fn render_text(
         } else if plan.needs_manual_action() {
             "none: the windows above need manual action"
         } else {
-            "none: nothing to do"
+            // The service is not asked.
+            "none, unless a stored day has grown (`eventexport status` shows it)"
         };
         lines.push(format!("  sessions      {needed}"));
         return lines.join("\n") + "\n";

@@ -80,6 +80,15 @@ fn limits(report: &VerifyReport, quick: bool) -> String {
     if report.roots.iter().any(|root| root.attested.is_none()) {
         text.push_str("; signatures not checked (no --public-key)");
     }
+    let attested = report.roots.iter().filter_map(|root| root.attested);
+    let unsigned: u64 = attested.map(|attested| attested.receipts_alone).sum();
+    if unsigned > 0 {
+        let _ = write!(
+            text,
+            "; {} without a signature",
+            human::plural(unsigned, "window")
+        );
+    }
     text
 }
 

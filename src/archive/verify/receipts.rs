@@ -127,6 +127,7 @@ impl Expectations {
                 ))
                 .found(match parsed {
                     Ok(_) => format!("sha256 {}", document.sha256),
+                    Err(error) if document.sha256.is_empty() => error.to_string(),
                     Err(error) => format!("sha256 {} ({error})", document.sha256),
                 }),
             (Err(RecordError::Misplaced { expected, found, .. }), None) => {
