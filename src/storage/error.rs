@@ -155,7 +155,7 @@ pub enum StoreError {
     #[error("{0}")]
     Egress(#[from] crate::egress::HostDenied),
     /// The file system failed.
-    #[error("{store} failed for {key}: {message}")]
+    #[error("{store} failed{}: {message}", for_key(key))]
     Io {
         /// Name of the store.
         store: String,
@@ -318,6 +318,15 @@ impl StoreError {
             | Self::ArchiveTooLarge { .. }
             | Self::InvalidSettings { .. } => StoreErrorClass::ActionRequired,
         }
+    }
+}
+
+/// Returns the key of a failed operation; empty for one on the store as a whole.
+fn for_key(key: &str) -> String {
+    if key.is_empty() {
+        String::new()
+    } else {
+        format!(" for {key}")
     }
 }
 
