@@ -189,7 +189,7 @@ async fn download(args: &DownloadArgs) -> Result<Option<DownloadReport>, CliErro
     };
     let stop = stop::listen().map_err(anyhow::Error::from)?;
     let (sink, state, discarded) = if let Some(file) = file {
-        let opened = PartFile::open(file, args.force, identity).map_err(part_fault)?;
+        let opened = PartFile::open(file, args.force, identity).map_err(|error| part_fault(&error))?;
         (DownloadSink::File(opened.part), opened.state, opened.discarded)
     } else {
         let stdout = StdoutSink::open(args.decompress, stop.graceful.clone());
@@ -252,7 +252,7 @@ fn date_range(args: &DownloadArgs) -> Result<Option<(Date, Date)>, CliError> {
 }
 
 /// Returns a usage error if another FILE or flag helps, else a failure.
-fn part_fault(error: PartError) -> CliError {
+fn part_fault(error: &PartError) -> CliError {
     match error {
         // Its text has the cause already.
         PartError::Io { .. } => CliError::Failed(anyhow::anyhow!("{error}")),
