@@ -12,9 +12,11 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-use super::logs::MAX_FIELD_CHARS;
 use super::traces::span_ids;
 use crate::api::sanitize_to;
+
+/// Maximum length of one value in a log line, in characters.
+pub(super) const MAX_FIELD_CHARS: usize = 4096;
 
 /// Formatter of one JSON object per line.
 pub(super) struct JsonLines;

@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
 use url::Url;
 
-use super::json::JsonLines;
+use super::json::{JsonLines, MAX_FIELD_CHARS};
 use super::traces::{self, Traces, TracesError};
 use crate::api::sanitize_to;
 
@@ -33,9 +33,6 @@ pub enum LogFormat {
     /// One JSON object per line, for programs.
     Json,
 }
-
-/// Maximum length of one value in a log line, in characters.
-pub(super) const MAX_FIELD_CHARS: usize = 4096;
 
 /// Returns true if a line may be logged, independent of the filter. The S3 client writes requests with session tokens,
 /// and bodies of responses, below `info`. The verifier of certificates writes each error that it returns as well,
