@@ -14,7 +14,7 @@ use super::duration::{
     MAX_SETTLE_AFTER, MAX_VERIFICATION_INTERVAL, MIN_VERIFICATION_INTERVAL, parse_duration,
 };
 use super::rules::{self, Rule};
-use super::schema::{self, SCHEMA};
+use super::schema::{self, MAX_REPORTED_ERRORS, SCHEMA};
 use super::source::{CaConfigMapRef, CaSecretRef, SecretRef, Source};
 use super::spec::{AcceptedGap, DateRange as WrittenRange, EventExportSpec, ManifestSettings};
 use super::syntax;
@@ -27,9 +27,6 @@ const NO_MANIFEST_SETTINGS: ManifestSettings = ManifestSettings {
     unsigned_receipts_before: None,
     timestamp_authority: None,
 };
-
-/// Maximum number of errors that a validation reports.
-pub const MAX_REPORTED_ERRORS: usize = 100;
 
 /// Parsed content of a valid spec.
 #[derive(Clone, Debug, PartialEq, Eq)]

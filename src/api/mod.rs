@@ -28,7 +28,7 @@ mod syntax;
 mod verification;
 
 pub use address::{Region, UaaAddress, parse_endpoint, parse_url};
-pub use checked::{CheckedGap, CheckedRange, CheckedSpec, CheckedVerification, MAX_REPORTED_ERRORS};
+pub use checked::{CheckedGap, CheckedRange, CheckedSpec, CheckedVerification};
 pub use condition::{ConditionType, MAX_MESSAGE_CHARS, condition, find_condition, set_condition};
 pub use definition::{CATEGORY, definition};
 pub use destination::{
@@ -44,6 +44,7 @@ pub use redact::{
     MAX_REDACTED_CHARS, MAX_SANITIZED_CHARS, REDACTED, causes, escape, find_cause, is_printable, redact,
     redact_error, sanitize, sanitize_to,
 };
+pub use schema::MAX_REPORTED_ERRORS;
 pub use secret_text::{api_key_text, key_text, password_text, trimmed_text};
 pub use setting::{Remedy, Setting, SettingNames};
 pub use source::{

@@ -9,7 +9,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::{Map, Value};
 
-use super::{FieldError, MAX_REPORTED_ERRORS, definition, sanitize};
+use super::{FieldError, definition, sanitize};
+
+/// Maximum number of errors that a validation reports.
+pub const MAX_REPORTED_ERRORS: usize = 100;
 
 /// Schema of the only version. Computed once: a constant that Rust cannot express.
 pub(super) static SCHEMA: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
