@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io;
-use std::time::Duration;
 
 use ::http::StatusCode;
 use bytes::{Bytes, BytesMut};
@@ -12,8 +11,10 @@ use tokio::time::timeout;
 
 use super::client::RetryBudget;
 use super::error_reply::{ApiOperation, is_router_error};
-use super::resume::BodyFraming;
-use super::resume_request::{download_request, reply_head};
+use super::resume::{BodyFraming, ResumeState};
+use super::resume_request::{
+    DownloadRequests, Interruption, Remainder, ReplyBody, download_request, reply_head,
+};
 use super::{StreamError, Tracker, TrackerError, TransferEnd};
 use crate::api::{find_cause, redact, redact_error};
 
@@ -37,52 +38,18 @@ pub enum DownloadResponse {
 
 /// Bytes of a session, as the service sends them. Dropping it ends the transfer.
 pub struct Download {
-    pub(super) tracker: Tracker,
-    pub(super) space: String,
-    pub(super) session: String,
-    pub(super) body: Option<ReplyBody>,
+    requests: DownloadRequests,
+    body: Option<ReplyBody>,
     /// First byte, if it arrived alone.
     prefix: Bytes,
     /// Bytes that are received and not yet delivered.
     pending: Bytes,
-    pub(super) received: u64,
+    received: u64,
     /// CRC-64/NVME of the delivered bytes, to recognize them when they are sent again.
-    pub(super) crc: Digest,
+    crc: Digest,
     announced: Option<u64>,
-    pub(super) total: Option<u64>,
-    pub(super) end: Option<TransferEnd>,
+    end: Option<TransferEnd>,
     error: Option<StreamError>,
-    pub(super) interruption: Interruption,
-    pub(super) resumes: u32,
-    pub(super) resume_attempts: u32,
-    pub(super) attempts_without_progress: u32,
-}
-
-/// Body of one reply.
-pub(super) struct ReplyBody {
-    pub(super) response: reqwest::Response,
-    pub(super) framing: BodyFraming,
-    /// Offset of the next byte in the download.
-    pub(super) at: u64,
-    /// Offset after the last byte, if the reply states it.
-    pub(super) until: Option<u64>,
-    /// Checksum of the bytes that were delivered before and are sent again.
-    pub(super) compare: Option<Digest>,
-    /// True if the request only confirms the end.
-    pub(super) confirming: bool,
-    pub(super) content_type: Option<String>,
-}
-
-/// Cause of a missing body.
-#[derive(Clone, Debug)]
-pub(super) struct Interruption {
-    pub(super) why: String,
-    pub(super) timed_out: bool,
-    /// The connection closed without marking the end of the body.
-    pub(super) confirming: bool,
-    /// The service sent a part on purpose: resume without a pause.
-    pub(super) partial: bool,
-    pub(super) after: Option<Duration>,
 }
 
 impl Tracker {
@@ -115,29 +82,27 @@ impl Tracker {
 impl Download {
     pub(super) fn new(tracker: &Tracker, space: &str, id: &str) -> Self {
         Self {
-            tracker: tracker.clone(),
-            space: space.to_owned(),
-            session: id.to_owned(),
+            requests: DownloadRequests::new(tracker, space, id),
             body: None,
             prefix: Bytes::new(),
             pending: Bytes::new(),
             received: 0,
             crc: Digest::new(CrcAlgorithm::Crc64Nvme),
             announced: None,
-            total: None,
             end: None,
             error: None,
-            interruption: Interruption {
-                why: String::new(),
-                timed_out: false,
-                confirming: false,
-                partial: false,
-                after: None,
-            },
-            resumes: 0,
-            resume_attempts: 0,
-            attempts_without_progress: 0,
         }
+    }
+
+    /// Continues after the bytes of an earlier process, without a request before the first call of [`Download::next`].
+    pub(super) fn resumed(mut self, received: u64, crc: Digest, total: Option<u64>) -> Self {
+        self.received = received;
+        self.crc = crc;
+        self.requests.total = total;
+        self.end = (total == Some(received)).then_some(TransferEnd::Length);
+        self.interrupt("the download was interrupted".to_owned(), false);
+        self.requests.interruption.partial = true;
+        self
     }
 
     fn begin(
@@ -164,7 +129,12 @@ impl Download {
             },
             ..Self::new(tracker, space, id)
         };
-        download.attach_reply(response, &head, false);
+        let start = ResumeState {
+            at: 0,
+            total: None,
+            confirming: false,
+        };
+        download.body = Some(download.requests.accept_reply(response, &head, start));
         Ok(download)
     }
 
@@ -207,7 +177,7 @@ impl Download {
 
     /// Returns the number of times that the transfer was resumed.
     pub fn resumes(&self) -> u32 {
-        self.resumes
+        self.requests.resumes
     }
 
     /// Returns the `Content-Length` of the first reply.
@@ -217,7 +187,7 @@ impl Download {
 
     /// Returns the total length, if a reply stated it.
     pub fn total(&self) -> Option<u64> {
-        self.total
+        self.requests.total
     }
 
     async fn advance(&mut self, limit: usize) -> Result<Option<Bytes>, StreamError> {
@@ -229,10 +199,14 @@ impl Download {
                 return Ok(None);
             }
             let Some(body) = &mut self.body else {
-                self.request_remainder().await?;
+                match self.requests.request_remainder(self.received).await? {
+                    Remainder::Body(body) => self.body = Some(body),
+                    Remainder::End(end) => self.end = Some(end),
+                    Remainder::Retry => {}
+                }
                 continue;
             };
-            match timeout(self.tracker.timeouts().idle_read, body.response.chunk()).await {
+            match timeout(self.requests.tracker.timeouts().idle_read, body.response.chunk()).await {
                 Ok(Ok(Some(chunk))) => self.accept_chunk(chunk).await?,
                 Ok(Ok(None)) => self.finish_body()?,
                 // A close without TLS close_notify counts as a close: the end is confirmed in either case.
@@ -244,7 +218,7 @@ impl Download {
                     self.interrupt(why, false);
                 }
                 Err(_) => {
-                    let seconds = self.tracker.timeouts().idle_read.as_secs_f64();
+                    let seconds = self.requests.tracker.timeouts().idle_read.as_secs_f64();
                     self.interrupt(format!("no data arrived for {seconds} s"), true);
                 }
             }
@@ -306,7 +280,7 @@ impl Download {
         // Set before waiting for more, so that a canceled call does not continue with an invalid body.
         self.error = Some(self.not_gzip(&shown, content_type.as_deref()));
         while let Some(body) = self.body.as_mut().filter(|_| shown.len() < MAX_EXCERPT_BYTES) {
-            match timeout(self.tracker.timeouts().idle_read, body.response.chunk()).await {
+            match timeout(self.requests.tracker.timeouts().idle_read, body.response.chunk()).await {
                 Ok(Ok(Some(more))) => shown.extend_from_slice(more.get(..MAX_EXCERPT_BYTES).unwrap_or(&more)),
                 _ => break,
             }
@@ -320,7 +294,7 @@ impl Download {
         self.received = self
             .received
             .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        self.attempts_without_progress = 0;
+        self.requests.attempts_without_progress = 0;
         bytes
     }
 
@@ -358,19 +332,19 @@ impl Download {
                 self.cannot_resume("the service sent a body that is shorter than the bytes already received")
             );
         }
-        match (self.total, body.framing) {
+        match (self.requests.total, body.framing) {
             (Some(total), _) if self.received > total => {
                 return Err(self.cannot_resume("more bytes arrived than the total length"));
             }
             (Some(total), _) if self.received < total => {
                 self.interrupt(format!("only {} of {total} bytes arrived", self.received), false);
-                self.interruption.partial = true;
+                self.requests.interruption.partial = true;
             }
             (Some(_), BodyFraming::Chunked) => self.end = Some(TransferEnd::Chunked),
             (Some(_), BodyFraming::Length(_) | BodyFraming::Close) => self.end = Some(TransferEnd::Length),
             (None, BodyFraming::Chunked) if body.until.is_none() => self.end = Some(TransferEnd::Chunked),
             (None, BodyFraming::Length(_)) if body.until.is_none() => self.end = Some(TransferEnd::Length),
-            (None, _) if body.confirming && self.attempts_without_progress > 0 => {
+            (None, _) if body.confirming && self.requests.attempts_without_progress > 0 => {
                 self.end = Some(TransferEnd::CloseConfirmed);
             }
             // Closed, or a part (206) of a body of unknown length.
@@ -379,7 +353,7 @@ impl Download {
                     "the connection closed without marking the end of the body".to_owned(),
                     false,
                 );
-                self.interruption.confirming = true;
+                self.requests.interruption.confirming = true;
             }
         }
         Ok(())
@@ -387,10 +361,10 @@ impl Download {
 
     fn interrupt(&mut self, why: String, timed_out: bool) {
         // No byte arrived since: if the end was being confirmed, it still is.
-        let confirming =
-            self.body.take().is_some_and(|body| body.confirming) && self.attempts_without_progress > 0;
+        let confirming = self.body.take().is_some_and(|body| body.confirming)
+            && self.requests.attempts_without_progress > 0;
         self.prefix = Bytes::new();
-        self.interruption = Interruption {
+        self.requests.interruption = Interruption {
             why,
             timed_out,
             confirming,
@@ -399,7 +373,7 @@ impl Download {
         };
     }
 
-    pub(super) fn cannot_resume(&self, why: &str) -> StreamError {
+    fn cannot_resume(&self, why: &str) -> StreamError {
         StreamError::CannotResume {
             at: self.received,
             why: why.to_owned(),
@@ -408,7 +382,8 @@ impl Download {
 
     fn not_gzip(&self, first: &[u8], content_type: Option<&str>) -> StreamError {
         let show = |text: &str| {
-            self.tracker
+            self.requests
+                .tracker
                 .with_secrets(|secrets| redact(text, secrets, MAX_EXCERPT_CHARS))
         };
         StreamError::NotGzip {
@@ -425,7 +400,7 @@ fn is_unexpected_eof(error: &reqwest::Error) -> bool {
 impl fmt::Debug for Download {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Download")
-            .field("session", &self.session)
+            .field("session", &self.requests.session)
             .field("received", &self.received)
             .field("end", &self.end)
             .finish_non_exhaustive()

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{Download, Tracker, TrackerError, TransferEnd};
+use super::{Download, Tracker, TrackerError};
 
 /// Bytes of a session that an earlier process received: enough to resume after them, and to recognize them when the
 /// service sends them again.
@@ -58,13 +58,7 @@ impl Tracker {
     ) -> Result<Box<Download>, TrackerError> {
         self.check_id(id)?;
         let ResumePoint { bytes, crc, total } = resume_point;
-        let mut download = Download::new(self, space, id);
-        download.received = *bytes;
-        download.crc = *crc;
-        download.total = *total;
-        download.end = (*total == Some(*bytes)).then_some(TransferEnd::Length);
-        "the download was interrupted".clone_into(&mut download.interruption.why);
-        download.interruption.partial = true;
-        Ok(Box::new(download))
+        let download = Download::new(self, space, id);
+        Ok(Box::new(download.resumed(*bytes, *crc, *total)))
     }
 }

@@ -1,31 +1,96 @@
-//! Requests the rest of an interrupted download. Network I/O; `resume` classifies the replies.
+//! Requests the bytes of a download, from the start or where it stopped. Network I/O; `resume` classifies the replies.
+
+use std::time::Duration;
 
 use ::http::{Method, StatusCode, header};
 use crc_fast::{CrcAlgorithm, Digest};
 use tokio::time::sleep;
 
 use super::client::ServiceRequest;
-use super::download::{Interruption, ReplyBody};
 use super::error_reply::{ApiOperation, is_router_error, retry_after};
 use super::resume::{
     BodyFraming, ContentRange, ReplyHead, ResumeAction, ResumeState, classify, confirms_end, parse_head,
 };
-use super::{Download, StreamError, TrackerError, TrackerErrorClass, TransferEnd};
+use super::{StreamError, Tracker, TrackerError, TrackerErrorClass, TransferEnd};
 
-impl Download {
-    /// Requests the remaining bytes.
-    pub(super) async fn request_remainder(&mut self) -> Result<(), StreamError> {
+/// Requests for the bytes of one session.
+pub(super) struct DownloadRequests {
+    pub(super) tracker: Tracker,
+    pub(super) space: String,
+    pub(super) session: String,
+    /// Total length of the download, if a reply stated it.
+    pub(super) total: Option<u64>,
+    pub(super) interruption: Interruption,
+    /// Replies that continued the download.
+    pub(super) resumes: u32,
+    resume_attempts: u32,
+    /// Requests since the last new byte.
+    pub(super) attempts_without_progress: u32,
+}
+
+/// Result of a request for the remaining bytes.
+pub(super) enum Remainder {
+    /// The body continues.
+    Body(ReplyBody),
+    /// Nothing follows.
+    End(TransferEnd),
+    /// The request failed, and a further one may succeed.
+    Retry,
+}
+
+/// Body of one reply.
+pub(super) struct ReplyBody {
+    pub(super) response: reqwest::Response,
+    pub(super) framing: BodyFraming,
+    /// Offset of the next byte in the download.
+    pub(super) at: u64,
+    /// Offset after the last byte, if the reply states it.
+    pub(super) until: Option<u64>,
+    /// Checksum of the bytes that were delivered before and are sent again.
+    pub(super) compare: Option<Digest>,
+    /// True if the request only confirms the end.
+    pub(super) confirming: bool,
+    pub(super) content_type: Option<String>,
+}
+
+/// Cause of a missing body.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Interruption {
+    pub(super) why: String,
+    pub(super) timed_out: bool,
+    /// The connection closed without marking the end of the body.
+    pub(super) confirming: bool,
+    /// The service sent a part on purpose: resume without a pause.
+    pub(super) partial: bool,
+    pub(super) after: Option<Duration>,
+}
+
+impl DownloadRequests {
+    pub(super) fn new(tracker: &Tracker, space: &str, id: &str) -> Self {
+        Self {
+            tracker: tracker.clone(),
+            space: space.to_owned(),
+            session: id.to_owned(),
+            total: None,
+            interruption: Interruption::default(),
+            resumes: 0,
+            resume_attempts: 0,
+            attempts_without_progress: 0,
+        }
+    }
+
+    /// Requests the bytes after the received ones.
+    pub(super) async fn request_remainder(&mut self, received: u64) -> Result<Remainder, StreamError> {
         let policy = *self.tracker.retry();
         if self.attempts_without_progress >= policy.resumes_without_progress
             || self.resume_attempts >= policy.resumes
         {
             if self.interruption.confirming {
-                self.end = Some(TransferEnd::CloseUnconfirmed);
-                return Ok(());
+                return Ok(Remainder::End(TransferEnd::CloseUnconfirmed));
             }
             let Interruption { why, timed_out, .. } = self.interruption.clone();
             return Err(StreamError::Cut {
-                at: self.received,
+                at: received,
                 why,
                 timed_out,
             });
@@ -42,13 +107,14 @@ impl Download {
             .await;
         }
         let state = ResumeState {
-            at: self.received,
+            at: received,
             total: self.total,
             confirming: self.interruption.confirming,
         };
         tracing::debug!(session = %self.session, at = state.at, cause = %self.interruption.why, "resuming download");
-        let Some(response) = self.request_from(self.received).await? else {
-            return Ok(());
+        let response = match self.request_from(received).await? {
+            Ok(response) => response,
+            Err(remainder) => return Ok(remainder),
         };
         let head = reply_head(&response);
         match classify(&head, state) {
@@ -56,45 +122,45 @@ impl Download {
                 if !state.confirming {
                     self.resumes += 1;
                 }
-                self.attach_reply(response, &head, state.confirming);
+                Ok(Remainder::Body(self.accept_reply(response, &head, state)))
             }
-            ResumeAction::Complete(end) => self.end = Some(end),
+            ResumeAction::Complete(end) => Ok(Remainder::End(end)),
             ResumeAction::ProbeLastByte => {
-                let last = self.request_from(self.received.saturating_sub(1)).await?;
-                if let Some(last) = last {
-                    let proved = confirms_end(&reply_head(&last), self.received);
-                    self.end = Some(if proved {
-                        TransferEnd::CloseConfirmed
-                    } else {
-                        TransferEnd::CloseUnconfirmed
-                    });
-                }
+                let last = match self.request_from(received.saturating_sub(1)).await? {
+                    Ok(last) => last,
+                    Err(remainder) => return Ok(remainder),
+                };
+                let proved = confirms_end(&reply_head(&last), received);
+                Ok(Remainder::End(if proved {
+                    TransferEnd::CloseConfirmed
+                } else {
+                    TransferEnd::CloseUnconfirmed
+                }))
             }
-            ResumeAction::SessionGone => {
-                return Err(StreamError::SessionGone {
-                    session: self.session.clone(),
-                    at: self.received,
-                });
-            }
+            ResumeAction::SessionGone => Err(StreamError::SessionGone {
+                session: self.session.clone(),
+                at: received,
+            }),
             ResumeAction::Retry => {
                 self.interruption.why = format!("the service replied with status {}", head.status.as_u16());
                 self.interruption.after = retry_after(response.headers(), jiff::Timestamp::now());
+                Ok(Remainder::Retry)
             }
-            ResumeAction::Fail(why) => {
-                return Err(self.cannot_resume(&format!("{why} (status {})", head.status.as_u16())));
-            }
+            ResumeAction::Fail(why) => Err(StreamError::CannotResume {
+                at: received,
+                why: format!("{why} (status {})", head.status.as_u16()),
+            }),
         }
-        Ok(())
     }
 
-    /// Returns the head of the reply. `None`: there was no reply, and a retry makes sense.
-    async fn request_from(&mut self, from: u64) -> Result<Option<reqwest::Response>, StreamError> {
+    /// Returns the reply, or the result without one.
+    async fn request_from(&mut self, from: u64) -> Result<Result<reqwest::Response, Remainder>, StreamError> {
         let error = match self
             .tracker
             .send_authenticated(&download_request(&self.space, &self.session, from))
             .await
         {
-            Ok((response, _)) => return Ok(Some(response)),
+            Ok((response, _)) => return Ok(Ok(response)),
             Err(error) => error,
         };
         match error.class() {
@@ -102,18 +168,22 @@ impl Download {
                 self.interruption.timed_out = matches!(error, TrackerError::Timeout { .. });
                 self.interruption.why = error.to_string();
                 self.interruption.after = after;
-                Ok(None)
+                Ok(Err(Remainder::Retry))
             }
             TrackerErrorClass::Wait | TrackerErrorClass::Terminal if self.interruption.confirming => {
-                self.end = Some(TransferEnd::CloseUnconfirmed);
-                Ok(None)
+                Ok(Err(Remainder::End(TransferEnd::CloseUnconfirmed)))
             }
             TrackerErrorClass::Wait | TrackerErrorClass::Terminal => Err(error.into()),
         }
     }
 
-    /// Continues with the body of this reply, which begins at the current offset or at the start.
-    pub(super) fn attach_reply(&mut self, response: reqwest::Response, head: &ReplyHead, confirming: bool) {
+    /// Returns the body of a reply, which begins at the requested offset or at the start.
+    pub(super) fn accept_reply(
+        &mut self,
+        response: reqwest::Response,
+        head: &ReplyHead,
+        state: ResumeState,
+    ) -> ReplyBody {
         let part = head.range.filter(|_| head.status == StatusCode::PARTIAL_CONTENT);
         let (at, until) = match part.and_then(|range| range.span) {
             Some((first, end)) => (first, Some(end)),
@@ -128,15 +198,15 @@ impl Download {
         self.total = total;
         let content_type = response.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        self.body = Some(ReplyBody {
+        ReplyBody {
             framing: head.framing,
             at,
             until,
-            compare: (at < self.received).then(|| Digest::new(CrcAlgorithm::Crc64Nvme)),
-            confirming,
+            compare: (at < state.at).then(|| Digest::new(CrcAlgorithm::Crc64Nvme)),
+            confirming: state.confirming,
             content_type,
             response,
-        });
+        }
     }
 }
 
