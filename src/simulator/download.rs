@@ -10,47 +10,13 @@ use super::connection::{BodyEnding, ResponseBody, ServerRequest, ServerResponse,
 use super::effect::{BodyOffset, Effect, EmptyReply, RangeReply, RepeatDownload};
 use super::fault::FaultContext;
 use super::layout::{BodyShape, Layout};
+use super::outcome::{DownloadRecord, RouteOutcome};
 use super::reply::ApiError;
-use super::router::{Caller, RouteOutcome};
 use super::service::{SimulatedService, SimulatedSession};
 use super::sessions::owned_session;
 use super::settings::Framing;
+use super::uaa::Caller;
 use super::validate::single_header;
-
-/// Data that is recorded when a download ends.
-#[derive(Debug)]
-pub(super) struct DownloadRecord {
-    session: String,
-    label: String,
-    resumed: bool,
-    /// Number of sent bytes that complete the body.
-    complete_after: Option<u64>,
-    /// True if the session disappears after the download.
-    vanish: bool,
-    moves_access_time: bool,
-}
-
-impl DownloadRecord {
-    /// Records the number of sent bytes.
-    pub(super) fn finish(&self, service: &SimulatedService, sent: u64) {
-        let mut state = service.state();
-        let entry = state.ledger.downloads.entry(self.label.clone()).or_default();
-        entry.replies += 1;
-        entry.resumed += u64::from(self.resumed);
-        entry.bytes += sent;
-        let complete = self.complete_after.is_some_and(|bytes| sent >= bytes);
-        entry.completed += u64::from(complete);
-        if let Some(open) = state.sessions.get_mut(&self.session) {
-            open.completed += u64::from(complete);
-            if self.moves_access_time {
-                open.accessed = Timestamp::now();
-            }
-        }
-        if self.vanish {
-            state.vanish(&self.session);
-        }
-    }
-}
 
 /// Parses `Range: bytes=N-`.
 pub(super) fn range(request: &ServerRequest) -> Result<Option<u64>, ApiError> {

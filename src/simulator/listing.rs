@@ -9,9 +9,9 @@ use super::connection::ServerRequest;
 use super::effect::Effect;
 use super::fault::FaultContext;
 use super::reply::ApiError;
-use super::router::Caller;
 use super::service::{Selection, SimulatedService};
 use super::sessions::{parse_account, parse_dates};
+use super::uaa::Caller;
 use super::validate::json_body;
 
 /// Age below which a day can be searched, not only downloaded, in days.

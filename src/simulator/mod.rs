@@ -25,6 +25,7 @@ mod fault;
 mod layout;
 mod ledger;
 mod listing;
+mod outcome;
 mod presets;
 mod random;
 mod reply;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::connection::{ResponseBody, ServerResponse};
 use super::effect::{Effect, ErrorForm, ListForm};
 use super::fault::{FaultContext, RequestKind};
-use super::router::RouteOutcome;
+use super::outcome::RouteOutcome;
 use super::service::SimulatedService;
 
 /// An error response. `violation` is true if the request violates the protocol.

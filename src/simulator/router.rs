@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::connection::{ResponseBody, ServerRequest, ServerResponse};
-use super::effect::{Effect, NoReplyMode};
+use super::effect::Effect;
 use super::fault::{FaultContext, RequestKind};
+use super::outcome::RouteOutcome;
 use super::reply::{ApiError, error_response, list_value, reshape, respond};
 use super::service::SimulatedService;
+use super::uaa::Caller;
 use super::validate::single_header;
 use super::{admin, download, listing, sessions, uaa};
 
@@ -19,25 +21,6 @@ const OTHER_HOST_MARK: &str = "simulator-redirect=other-host";
 const SAME_HOST_MARK: &str = "simulator-redirect=same-host";
 /// Maximum length of a session id in a path, in bytes.
 const MAX_ID: usize = 64;
-
-/// Result of routing a request.
-#[derive(Debug)]
-pub(super) enum RouteOutcome {
-    Response(ServerResponse),
-    /// Response of the admin API, which the ledger does not count.
-    Admin(ServerResponse),
-    /// A download, recorded when it ends.
-    Download(ServerResponse, download::DownloadRecord),
-    NoReply(NoReplyMode),
-}
-
-/// User and space of a request.
-#[derive(Clone, Debug)]
-pub(super) struct Caller {
-    pub(super) user: String,
-    pub(super) account: bool,
-    pub(super) space: Arc<str>,
-}
 
 /// Returns the kind of a request, and the session id in its path.
 fn classify(request: &ServerRequest) -> Result<(RequestKind, &str), ApiError> {

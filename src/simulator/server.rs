@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, ConnectionAction, Incoming, ServerResponse};
 use super::effect::NoReplyMode;
+use super::outcome::{DownloadRecord, RouteOutcome};
 use super::reply::json_response;
-use super::router::{RouteOutcome, route};
+use super::router::route;
 use super::service::SimulatedService;
 
 /// Maximum concurrent connections; further ones wait to be accepted.
@@ -115,7 +116,7 @@ fn record_response(service: &SimulatedService, response: ServerResponse) -> Serv
 /// Records a download when it ends, also if the task of the connection is dropped.
 struct DownloadGuard<'a> {
     service: &'a SimulatedService,
-    record: &'a super::download::DownloadRecord,
+    record: &'a DownloadRecord,
     sent: u64,
 }
 

@@ -8,8 +8,8 @@ use super::connection::ServerRequest;
 use super::effect::Effect;
 use super::fault::FaultContext;
 use super::reply::ApiError;
-use super::router::Caller;
 use super::service::{Selection, SimulatedService, SimulatedSession};
+use super::uaa::Caller;
 use super::validate::json_body;
 
 /// Maximum length of a session in days (API page).

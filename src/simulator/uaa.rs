@@ -1,5 +1,6 @@
 //! The UAA: logins, refreshes, and the user of a token. No I/O but the clock.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -8,7 +9,6 @@ use super::connection::ServerRequest;
 use super::effect::Effect;
 use super::fault::{FaultContext, RequestKind};
 use super::reply::ApiError;
-use super::router::Caller;
 use super::service::{ServiceState, SimulatedService};
 use super::validate::single_header;
 
@@ -16,6 +16,14 @@ use super::validate::single_header;
 const CF_CLIENT: &str = "Basic Y2Y6";
 /// User name of logins with an API key.
 const API_KEY_USER: &str = "apikey";
+
+/// User and space of a request.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) user: String,
+    pub(super) account: bool,
+    pub(super) space: Arc<str>,
+}
 
 /// Serves `GET /v2/info`. This service is its own UAA.
 pub(super) fn info(service: &SimulatedService, request: &ServerRequest) -> Value {
