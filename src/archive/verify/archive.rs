@@ -10,10 +10,10 @@ use futures::stream::{self, StreamExt as _};
 
 use super::build_report::build_report;
 use super::contents::RootContents;
-use super::documents::DOCUMENT_CONCURRENCY;
 use super::heads;
 use super::object::ObjectReader;
 use super::observation::ObjectObservation;
+use super::options::DOCUMENT_CONCURRENCY;
 use super::pace::Pace;
 use super::receipts::ExpectedObject;
 use super::recheck::{self, ArchiveReading};

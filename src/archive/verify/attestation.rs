@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::options::VerifyOptions;
 use crate::archive::manifest::chain::ChainAudit;
 use crate::archive::manifest::signature::SignatureStatus;
 use crate::archive::stored_document::Receipts;
@@ -47,23 +46,6 @@ pub struct AttestationTotals {
 
 /// Status of the signature of each receipt.
 pub type ReceiptSignatures = BTreeMap<Window, SignatureStatus>;
-
-impl VerifyOptions {
-    /// Returns true if the receipt of a window must be attested.
-    pub fn requires_attestation(&self, window: Window) -> bool {
-        !self.keys.is_empty()
-            && match self.unsigned {
-                Unsigned::Refused => true,
-                Unsigned::Since(day) => window.date() < day,
-                Unsigned::Allowed => false,
-            }
-    }
-
-    /// Returns true if every manifest must be signed.
-    pub fn requires_signed_manifests(&self) -> bool {
-        !self.keys.is_empty() && self.unsigned != Unsigned::Allowed
-    }
-}
 
 impl AttestationTotals {
     /// Returns the JSON object.

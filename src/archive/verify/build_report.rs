@@ -112,7 +112,11 @@ pub fn build_report(
             .found(format!("{range}, by receipts alone"))
     }));
     findings.extend(checkpoints.remarks);
-    findings.extend(timestamps::findings(&contents, &documents));
+    findings.extend(timestamps::findings(
+        &contents,
+        &documents.timestamps,
+        |document| documents.digest_of(document),
+    ));
     findings.extend(build_remarks(
         &contents,
         &chain,

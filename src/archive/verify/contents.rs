@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use super::revisions::RevisionRows;
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key, StampedDocument};
 use crate::archive::listing::Journal;
@@ -41,6 +40,19 @@ pub struct RootContents {
     pub timestamps: BTreeMap<StampedDocument, ObjectSummary>,
     /// Files that do not belong to the archive.
     pub unknown: UnknownFiles,
+}
+
+/// Rows of the files of a later revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RevisionRows {
+    /// Full body.
+    pub body: Option<ObjectSummary>,
+    /// Supplement.
+    pub supplement: Option<ObjectSummary>,
+    /// Receipt.
+    pub receipt: Option<ObjectSummary>,
+    /// Signature of the receipt.
+    pub signature: Option<ObjectSummary>,
 }
 
 /// A file that does not belong to the archive.

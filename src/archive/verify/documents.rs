@@ -8,11 +8,12 @@ use jiff::civil::Date;
 
 use super::attestation::ReceiptSignatures;
 use super::contents::RootContents;
-use super::options::VerifyOptions;
+use super::options::{DOCUMENT_CONCURRENCY, VerifyOptions};
 use super::report::{ManifestRow, ManifestStatement};
 use super::revisions::RevisionReceipts;
 use super::timestamps::{Timestamps, read_timestamps};
 use crate::archive::checkpoint::{SignedCheckpoint, parse_checkpoint};
+use crate::archive::layout::StampedDocument;
 use crate::archive::manifest::chain::ChainAudit;
 use crate::archive::manifest::document::{self, MANIFEST_MAX_BYTES, Manifest};
 use crate::archive::manifest::signature::{self, SignatureStatus};
@@ -23,8 +24,6 @@ use crate::archive::stored_document::{Document, Receipts, SignedDocument};
 use crate::archive::window::Window;
 use crate::storage::{ObjectSummary, Store, StoreError};
 
-/// Maximum concurrent reads of documents.
-pub(super) const DOCUMENT_CONCURRENCY: usize = 32;
 /// Maximum total size of the receipts and manifests of a root in bytes: 512 MiB.
 const DOCUMENTS_MAX_BYTES: u64 = 512 << 20;
 /// Maximum size of a signature file in bytes. A longer file is no signature.
@@ -225,6 +224,19 @@ impl RootDocuments {
     pub fn written_at(&self) -> impl Iterator<Item = Timestamp> {
         let readable = self.manifests.values();
         readable.filter_map(|(document, _)| Some(document.parsed.as_ref().ok()?.written_at))
+    }
+
+    /// Returns the SHA-256 of a document that has a time stamp, if it exists.
+    pub fn digest_of(&self, document: StampedDocument) -> Option<&str> {
+        match document {
+            StampedDocument::Manifest(number) => {
+                self.manifests.get(&number).map(|(manifest, _)| &*manifest.sha256)
+            }
+            StampedDocument::Checkpoint(day) => self
+                .checkpoints
+                .get(&day)
+                .map(|(checkpoint, _)| &*checkpoint.sha256),
+        }
     }
 
     /// Returns the manifests in brief.

@@ -3,20 +3,24 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use jiff::civil::Date;
 
 use super::attestation::Unsigned;
-use super::recheck::Recheck;
 use crate::archive::coverage::Expectation;
 use crate::archive::manifest::Head;
 use crate::archive::manifest::signature::PublicKey;
 use crate::archive::memory::{JournalMemory, JournalShare, ShareExceeded};
+use crate::archive::window::Window;
 use crate::storage::{Store, StoreError};
 
 /// Memory that a document and the conclusions from it take, as a multiple of its size: 4.6 MB of documents, of ten years in
 /// days, were seen to take 46 MiB.
 const DOCUMENT_MEMORY_FACTOR: u64 = 10;
+
+/// Maximum concurrent reads of documents.
+pub(super) const DOCUMENT_CONCURRENCY: usize = 32;
 
 /// Options of a verification.
 #[derive(Clone, Debug)]
@@ -52,6 +56,24 @@ pub struct VerifyOptions {
     pub recheck: Recheck,
     /// Memory for listings and documents, shared with others; `None`: the limits of a process of its own.
     pub memory: Option<Arc<JournalShare>>,
+}
+
+/// Further listings before a file is reported missing.
+#[derive(Clone, Copy, Debug)]
+pub struct Recheck {
+    /// Maximum number of further listings. The first of them follows at once.
+    pub listings: u32,
+    /// Pause before each of the others.
+    pub pause: Duration,
+}
+
+impl Default for Recheck {
+    fn default() -> Self {
+        Self {
+            listings: 2,
+            pause: Duration::from_secs(3),
+        }
+    }
 }
 
 /// Progress of a verification.
@@ -93,6 +115,21 @@ impl VerifyOptions {
     /// Returns the expected source, if one is given. Receipts of other sources cover nothing then.
     pub fn source(&self) -> Option<&str> {
         self.expectation.as_ref()?.source.as_deref()
+    }
+
+    /// Returns true if the receipt of a window must be attested.
+    pub fn requires_attestation(&self, window: Window) -> bool {
+        !self.keys.is_empty()
+            && match self.unsigned {
+                Unsigned::Refused => true,
+                Unsigned::Since(day) => window.date() < day,
+                Unsigned::Allowed => false,
+            }
+    }
+
+    /// Returns true if every manifest must be signed.
+    pub fn requires_signed_manifests(&self) -> bool {
+        !self.keys.is_empty() && self.unsigned != Unsigned::Allowed
     }
 
     /// Takes shared memory for documents of a total size in bytes.

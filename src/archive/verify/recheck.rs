@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::attestation::{Attestation, attest};
 use super::contents::RootContents;
@@ -26,24 +25,6 @@ use crate::archive::read::read_negative_records;
 use crate::archive::stored_document::Receipts;
 use crate::archive::window::{HourSet, Window};
 use crate::storage::StoreError;
-
-/// Further listings before a file is reported missing.
-#[derive(Clone, Copy, Debug)]
-pub struct Recheck {
-    /// Maximum number of further listings. The first of them follows at once.
-    pub listings: u32,
-    /// Pause before each of the others.
-    pub pause: Duration,
-}
-
-impl Default for Recheck {
-    fn default() -> Self {
-        Self {
-            listings: 2,
-            pause: Duration::from_secs(3),
-        }
-    }
-}
 
 /// Listing and documents of an archive.
 #[derive(Debug, Default)]

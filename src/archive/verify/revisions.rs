@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::attestation::Attestation;
-use super::contents::RootContents;
+use super::contents::{RevisionRows, RootContents};
 use super::receipts::{Expectations, ExpectedObject};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::Key;
@@ -15,20 +15,6 @@ use crate::archive::receipt::body_key;
 use crate::archive::records::{ObjectRecord, Receipt, RecordError};
 use crate::archive::stored_document::Document;
 use crate::archive::window::Window;
-use crate::storage::ObjectSummary;
-
-/// Rows of the files of a later revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RevisionRows {
-    /// Full body.
-    pub body: Option<ObjectSummary>,
-    /// Supplement.
-    pub supplement: Option<ObjectSummary>,
-    /// Receipt.
-    pub receipt: Option<ObjectSummary>,
-    /// Signature of the receipt.
-    pub signature: Option<ObjectSummary>,
-}
 
 /// Receipts of later revisions, by window and number, with the status of their signatures.
 pub type RevisionReceipts = BTreeMap<(Window, u32), (Document<Receipt>, SignatureStatus)>;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::contents::RootContents;
-use super::documents::{DOCUMENT_CONCURRENCY, RootDocuments};
-use super::options::VerifyOptions;
+use super::options::{DOCUMENT_CONCURRENCY, VerifyOptions};
 use crate::archive::finding::{Finding, FindingKind};
 use crate::archive::layout::{Key, StampedDocument};
 use crate::archive::manifest::document::Manifest;
@@ -41,21 +40,17 @@ pub async fn read_timestamps(
     Ok(read.into_iter().flatten().collect())
 }
 
-/// Returns an error for each time stamp that is not about its document, and a remark that counts the others.
-pub fn findings(contents: &RootContents, documents: &RootDocuments) -> Vec<Finding> {
+/// Returns an error for each time stamp that is not about its document, and a remark that counts the others. `digest_of`
+/// returns the SHA-256 of a document, if it exists.
+pub fn findings<'a>(
+    contents: &RootContents,
+    timestamps: &Timestamps,
+    digest_of: impl Fn(StampedDocument) -> Option<&'a str>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut valid = 0_u64;
-    for (document, stamp) in &documents.timestamps {
-        let digest = match document {
-            StampedDocument::Manifest(number) => documents
-                .manifests
-                .get(number)
-                .map(|(manifest, _)| &manifest.sha256),
-            StampedDocument::Checkpoint(day) => documents
-                .checkpoints
-                .get(day)
-                .map(|(checkpoint, _)| &checkpoint.sha256),
-        };
+    for (document, stamp) in timestamps {
+        let digest = digest_of(*document);
         let wrong = match (digest, stamp) {
             (None, _) => Some("the document beside it does not exist".to_owned()),
             (Some(_), Err(error)) => Some(error.clone()),

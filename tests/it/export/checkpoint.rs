@@ -6,7 +6,7 @@ use std::time::Instant;
 use eventexport::archive::checkpoint::{Checkpoint, parse_checkpoint};
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
-use eventexport::archive::verify::recheck::Recheck;
+use eventexport::archive::verify::options::Recheck;
 use eventexport::export::snapshot::Snapshot;
 use jiff::Timestamp;
 use jiff::civil::{Date, date};

@@ -11,7 +11,7 @@ use eventexport::archive::counts::Verdict;
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::records::{LateRecord, Receipt, decode};
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
-use eventexport::archive::verify::recheck::Recheck;
+use eventexport::archive::verify::options::Recheck;
 use eventexport::archive::verify::report::VerifyReport;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::{RecheckPolicy, RetryPolicy};

@@ -12,7 +12,7 @@ use eventexport::archive::manifest::signature::PublicKey;
 use eventexport::archive::memory::JournalMemory;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
 use eventexport::archive::verify::attestation::Unsigned;
-use eventexport::archive::verify::recheck::Recheck;
+use eventexport::archive::verify::options::Recheck;
 use eventexport::archive::verify::report::VerifyReport;
 use eventexport::storage::{DirectoryStore, StoreError};
 use jiff::civil::{Date, date};

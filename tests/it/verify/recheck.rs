@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use eventexport::archive::finding::FindingKind;
 use eventexport::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
-use eventexport::archive::verify::recheck::Recheck;
+use eventexport::archive::verify::options::Recheck;
 use eventexport::storage::{DirectoryStore, Store};
 use jiff::civil::date;
 use tempfile::TempDir;
