@@ -25,9 +25,8 @@ use super::state::Holder;
 use super::stop::{self, ShutdownSignals};
 use super::summary_text;
 use super::verify_command::{RunSource, verify_command};
-use crate::archive::manifest::Head;
+use crate::archive::manifest::{Head, HeadRecord};
 use crate::export::engine::{Engine, Limits, RunControl};
-use crate::export::manifest::head::HeadRecord;
 use crate::export::shard::Shard;
 use crate::export::snapshot::Snapshot;
 

@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::status_values::truncate_to_second;
 use crate::api::{EventExportStatus, ManifestStatus};
-use crate::archive::manifest::Head;
-use crate::export::manifest::head::{HeadRecord, next_head};
+use crate::archive::manifest::{Head, HeadRecord};
+use crate::export::manifest::head::next_head;
 
 /// Returns the newest manifest that a status remembers. One that is not valid counts as absent.
 pub(super) fn remembered(status: &EventExportStatus) -> Option<HeadRecord> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::watch;
 
-use super::attempt::Leftover;
+use super::open::Leftover;
 use super::snapshot::{TransferFacts, TransferPhase};
 use super::task_events::TaskEvent;
 use crate::archive::layout::AttemptId;

@@ -1,4 +1,5 @@
-//! Attempt at one window, from a free slot to its receipt: a state machine that returns its outcome and what it left. I/O.
+//! Takes an attempt at one window from a free slot to its receipt: a state machine that returns its outcome and what it left.
+//! I/O.
 //!
 //! Prepare and open (`open`), then one [`Step`] after another: transfer, evaluate (`evaluate`), commit (`commit`); close
 //! always.
@@ -7,38 +8,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use jiff::civil::Date;
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::commit::{CountComparison, ReceiptWrite, StagedObject, commit_empty, commit_object, publish_body};
-use super::failure::Failure;
+use super::attempt_state::{Attempt, AttemptReport, NoEvents, PriorEvidence, Step, WindowOutcome};
+use super::commit::{CountComparison, ReceiptWrite, commit_empty, commit_object, publish_body};
+use super::evaluate::{evaluate, evaluate_empty};
+use super::failure::{Failure, stopped};
 use super::journal_io::put_record;
+use super::later_body::check_changed;
 use super::least_speed::{too_slow, transfer_slow};
 use super::observer::WindowResult;
-use super::open::{
-    JournaledSessions, OpenAttempt, OpenFailure, OpenOutcome, discard_attempt, open_session, stopped,
-};
-use super::revision::{RevisionProgress, RevisionTarget, finish_revision};
+use super::open::{Leftover, OpenAttempt, OpenFailure, OpenOutcome, discard_attempt, open_session};
+use super::publish::StagedObject;
+use super::revision::{RevisionProgress, finish_revision};
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
 use crate::api::Reason;
 use crate::archive::counts::{DayListing, EmptyAnswer};
-use crate::archive::layout::{AttemptId, Key};
+use crate::archive::layout::Key;
 use crate::archive::listing::ExpiredFacts;
-use crate::archive::receipt::body_key;
-use crate::archive::records::{ArchiveRecord, ExpiredRecord, Receipt, SOFTWARE};
+use crate::archive::records::{ArchiveRecord, ExpiredRecord, SOFTWARE};
 use crate::archive::window::Window;
 use crate::pipeline::copy::{CopyControl, CopyError, CopyProgress, copy};
 use crate::pipeline::prover_pool::ProofFacts;
-use crate::pipeline::store_sink::{StagedBody, StoreSink, StoreSinkError, StoreTarget};
+use crate::pipeline::store_sink::{StoreSink, StoreSinkError, StoreTarget};
 use crate::shares::recall::RecallPermit;
 use crate::storage::PutMode;
-use crate::tracker::{DownloadResponse, TransferEnd};
+use crate::tracker::DownloadResponse;
 
 /// Time until a window is tried again whose day, and every later one, the service does not list yet: 30 min.
 const LISTING_POLL: SignedDuration = SignedDuration::from_mins(30);
@@ -46,66 +47,6 @@ const LISTING_POLL: SignedDuration = SignedDuration::from_mins(30);
 /// Time in which an attempt whose session is asked back ends by itself: 3 s. A store that does not answer keeps no session from
 /// others.
 const YIELD_TIME: Duration = Duration::from_secs(3);
-
-/// Result of the export of a window.
-#[derive(Debug)]
-pub(super) enum WindowOutcome {
-    /// The window was stored, or proved empty.
-    Stored(Box<Receipt>),
-    /// Another holder stored the window, or part of it.
-    Covered,
-    /// The service no longer has the window.
-    Expired(ExpiredFacts),
-    /// The stored window was downloaded again and has no more events than before.
-    Unchanged,
-    /// Its session was asked back for an export without one: the window waits for another.
-    Yielded,
-}
-
-/// State that an attempt leaves in the journal and at the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Leftover {
-    /// The attempt.
-    pub(super) id: AttemptId,
-    /// True if it certainly has no session open.
-    pub(super) closed: bool,
-    /// True if keys of it may be left in the journal: recovery deletes them, and what they name.
-    pub(super) journaled: bool,
-}
-
-/// Result of an attempt, with what it left.
-#[derive(Debug)]
-pub(super) struct AttemptReport {
-    pub(super) outcome: Result<WindowOutcome, Failure>,
-    /// `None`: the attempt was never in the journal.
-    pub(super) leftover: Option<Leftover>,
-}
-
-impl From<Failure> for AttemptReport {
-    fn from(failure: Failure) -> Self {
-        Self {
-            outcome: Err(failure),
-            leftover: None,
-        }
-    }
-}
-
-/// Evidence from outside an attempt.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PriorEvidence {
-    /// For an hour: events of the other hours of its day (see [`EmptyEvidence`]).
-    pub(super) other_hours: Option<u64>,
-    /// Time of the last attempt, if it found the window before the oldest day that the service lists.
-    pub(super) before_oldest_since: Option<Timestamp>,
-    /// True if the last attempt failed because the data ended inside an event.
-    pub(super) uncounted_before: bool,
-    /// Set if the window is stored and its day has late events: the revision to store.
-    pub(super) revision: Option<RevisionTarget>,
-    /// Reason of the last failure, with the count of the service that it observed.
-    pub(super) last_failure: Option<(Reason, Option<u64>)>,
-    /// Sessions that the journal names, for the message of a full space.
-    pub(super) journaled_sessions: Arc<JournaledSessions>,
-}
 
 /// Exports one window when a slot is free, and reports the result to the observer.
 pub(super) async fn export_window(ctx: &RunContext, window: Window, prior: PriorEvidence) -> AttemptReport {
@@ -195,7 +136,7 @@ async fn run_attempt(
         too_slow: AtomicBool::new(false),
         stop: ctx.stop.child_token(),
     };
-    let outcome = attempt.run_until_deadline().await;
+    let outcome = run_until_deadline(&attempt).await;
     let span = tracing::info_span!("close");
     let leftover = close_session(ctx, *opened).instrument(span).await;
     AttemptReport {
@@ -251,317 +192,245 @@ async fn close_session(ctx: &RunContext, opened: OpenAttempt) -> Leftover {
     }
 }
 
-/// Attempt with an open session.
-pub(super) struct Attempt<'a> {
-    pub(super) ctx: &'a RunContext,
-    pub(super) opened: &'a OpenAttempt,
-    /// Right to hold a session of the space.
-    slot: &'a RecallPermit,
-    /// Listing from before the download.
-    pub(super) before: Option<&'a DayListing>,
-    pub(super) prior: PriorEvidence,
-    /// True once the transfer gave its place up.
-    too_slow: AtomicBool,
-    /// Cancelled when the run stops, at the deadline, and when the transfer gives its place or its session up.
-    stop: CancellationToken,
-}
-
-/// Next step of an attempt with an open session. A step that fails leaves nothing in the store, or sets
-/// [`OpenAttempt::needs_recovery`].
-pub(super) enum Step {
-    /// Download the session into the store.
-    Transfer,
-    /// Compare what arrived with the counts of the service.
-    Evaluate(Box<StagedObject>),
-    /// Find out why nothing arrived.
-    EvaluateEmpty(NoEvents),
-    /// Publish the object, then write the receipt.
-    Commit(Box<StagedObject>, ProofFacts, CountComparison),
-    /// Write the receipt of a window without events.
-    CommitEmpty(NoEvents, CountComparison),
-    /// Publish the later body of a stored window and its supplement, then write the receipt of the revision.
-    CommitRevision(Box<StagedObject>, ProofFacts, CountComparison),
-    /// Record that the service no longer has the window.
-    RecordExpired(NoEvents, Date),
-    /// The attempt succeeded.
-    Done(WindowOutcome),
-}
-
-/// Answer without events.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NoEvents {
-    pub(super) answer: EmptyAnswer,
-    /// End of the transfer; `None`: there was none.
-    pub(super) end: Option<TransferEnd>,
-}
-
-impl Attempt<'_> {
-    /// Downloads and stores the window; abandons it at the deadline, since other holders may then take it over.
-    async fn run_until_deadline(&self) -> Result<WindowOutcome, Failure> {
-        let deadline = async {
-            tokio::time::sleep_until(self.opened.deadline).await;
-            // The transfer aborts its upload before it ends.
-            self.stop.cancel();
-            std::future::pending().await
-        };
-        let outcome = tokio::select! {
-            outcome = self.run(Step::Transfer) => outcome,
-            never = deadline => never,
-            () = self.recalled_for_long() => {
-                // As after a crash: recovery finishes what was about to be stored, or deletes it.
-                self.opened.needs_recovery.store(true, Ordering::Relaxed);
-                Err(stopped())
-            }
-        };
-        match outcome {
-            Err(failure) if failure == stopped() && !self.ctx.stop.is_cancelled() => {
-                if self.too_slow.load(Ordering::Relaxed) {
-                    Err(transfer_slow(self.window()))
-                } else if self.slot.is_recalled() {
-                    Ok(WindowOutcome::Yielded)
-                } else {
-                    Err(self.past_deadline())
-                }
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Takes the steps one after another.
-    async fn run(&self, mut step: Step) -> Result<WindowOutcome, Failure> {
-        loop {
-            step = match step {
-                Step::Transfer => tokio::select! {
-                    step = self.transfer() => step?,
-                    never = self.stop_if_recalled() => never,
-                },
-                Step::Evaluate(staged) => self.evaluate(staged).await?,
-                Step::EvaluateEmpty(no_events) => self.evaluate_empty(no_events).await?,
-                Step::Commit(staged, proof, comparison) => self.commit(*staged, proof, comparison).await?,
-                Step::CommitRevision(staged, proof, comparison) => {
-                    self.commit_revision(*staged, proof, comparison).await?
-                }
-                Step::CommitEmpty(no_events, comparison) => self.commit_empty(no_events, comparison).await?,
-                Step::RecordExpired(no_events, oldest_listed) => {
-                    self.record_expired(no_events.answer, oldest_listed).await?
-                }
-                Step::Done(outcome) => return Ok(outcome),
-            };
-        }
-    }
-
-    fn past_deadline(&self) -> Failure {
-        let message = format!(
-            "{}: not stored within {} s, the maximum duration of an attempt; it was abandoned, since another process may then take the window over",
-            self.window(),
-            self.ctx.shared.limits.attempt.as_secs()
-        );
-        Failure {
-            // A day that is too slow is split into hours.
-            timed_out: true,
-            ..Failure::retry(Reason::DownloadIncomplete, message)
-        }
-    }
-
-    /// Fails if the attempt must not store anything any more.
-    pub(super) fn check_deadline(&self) -> Result<(), Failure> {
-        if Instant::now() >= self.opened.deadline {
-            return Err(self.past_deadline());
-        }
-        Ok(())
-    }
-
-    pub(super) fn window(&self) -> Window {
-        self.opened.id.window
-    }
-
-    /// Returns once the attempt had time to end after its session was asked back.
-    async fn recalled_for_long(&self) {
-        self.slot.recalled().await;
-        tokio::time::sleep(YIELD_TIME).await;
-    }
-
-    /// Ends the transfer if its session is asked back.
-    async fn stop_if_recalled(&self) -> Step {
-        self.slot.recalled().await;
+/// Downloads and stores the window; abandons it at the deadline, since other holders may then take it over.
+async fn run_until_deadline(attempt: &Attempt<'_>) -> Result<WindowOutcome, Failure> {
+    let deadline = async {
+        tokio::time::sleep_until(attempt.opened.deadline).await;
         // The transfer aborts its upload before it ends.
-        self.stop.cancel();
+        attempt.stop.cancel();
         std::future::pending().await
-    }
-
-    async fn transfer(&self) -> Result<Step, Failure> {
-        self.opened
-            .session
-            .check()
-            .map_err(|mismatch| Failure::from(&mismatch))?;
-        let RunContext { peers, export, .. } = self.ctx;
-        let answer = tokio::select! {
-            answer = peers.tracker.download(&export.space, self.opened.session.id()) => answer,
-            () = self.stop.cancelled() => return Err(stopped()),
-        };
-        let download = match answer.map_err(|error| Failure::from_download_start(&error))? {
-            DownloadResponse::NotFound => return Ok(without_transfer(EmptyAnswer::NotFound)),
-            DownloadResponse::NoContent => return Ok(without_transfer(EmptyAnswer::NoContent)),
-            DownloadResponse::Body(download) => download,
-        };
-        let key = self.key();
-        let announced = download.announced();
-        let (received, shown) = watch::channel(0);
-        let event = TaskEvent::TransferStarted {
-            window: self.window(),
-            announced,
-            bytes: shown.clone(),
-        };
-        self.ctx.events.send(event).await;
-        let progress = |progress: CopyProgress| {
-            let before = received.send_replace(progress.bytes);
-            self.ctx
-                .shared
-                .observer
-                .bytes_downloaded(progress.bytes.saturating_sub(before));
-        };
-        let day = self.window().date();
-        let hint = self.before.and_then(|listing| listing.size_hint(day));
-        let (pool, awaits_memory) = (&self.ctx.shared.pool, AtomicBool::new(false));
-        let target = StoreTarget {
-            store: &peers.store,
-            key: &key,
-            part_bytes: pool.part_bytes(hint),
-            pool,
-            tenant: &self.ctx.tenant,
-            order: self.window().order(),
-            awaits_memory: &awaits_memory,
-            stop: &self.stop,
-            needs_recovery: &self.opened.needs_recovery,
-            options: self.opened.publisher().options(),
-        };
-        let control = CopyControl {
-            stop: &self.stop,
-            progress: &progress,
-        };
-        let mut prover = self.ctx.shared.proofs.begin();
-        let mut sink = StoreSink::new(target, None);
-        let copy = copy(*download, &mut prover, &mut sink, &control);
-        let give_up_if_slow = async {
-            too_slow(&shown, &awaits_memory, || self.ctx.is_owing()).await;
-            self.too_slow.store(true, Ordering::Relaxed);
-            // The copy aborts its upload before it ends.
-            self.stop.cancel();
-            std::future::pending().await
-        };
-        let staged = tokio::select! {
-            staged = copy.instrument(tracing::info_span!("download")) => staged,
-            never = give_up_if_slow => never,
-        };
-        let staged = staged.map_err(|error| self.copy_failure(error))?;
-        Ok(Step::Evaluate(Box::new(staged)))
-    }
-
-    async fn commit(
-        &self,
-        staged: StagedObject,
-        proof: ProofFacts,
-        comparison: CountComparison,
-    ) -> Result<Step, Failure> {
-        let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
-        let committed = commit_object(self.ctx, self.opened, staged, proof, comparison);
-        let committed = committed.instrument(span).await;
-        if committed.is_err() {
-            // The object may exist without its receipt.
-            self.opened.needs_recovery.store(true, Ordering::Relaxed);
+    };
+    let outcome = tokio::select! {
+        outcome = take_steps(attempt, Step::Transfer) => outcome,
+        never = deadline => never,
+        () = recalled_for_long(attempt) => {
+            // As after a crash: recovery finishes what was about to be stored, or deletes it.
+            attempt.opened.needs_recovery.store(true, Ordering::Relaxed);
+            Err(stopped())
         }
-        committed.map(receipt_written)
-    }
-
-    async fn commit_revision(
-        &self,
-        staged: StagedObject,
-        proof: ProofFacts,
-        comparison: CountComparison,
-    ) -> Result<Step, Failure> {
-        let Some(target) = &self.prior.revision else {
-            return self.commit(staged, proof, comparison).await;
-        };
-        let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
-        // The bodies may exist without their receipt. An upload of the transfer may be left besides.
-        let of_transfer = self.opened.needs_recovery.swap(true, Ordering::Relaxed);
-        let published = publish_body(self.ctx, self.opened, staged, proof, comparison);
-        let receipt = published.instrument(span).await?;
-        let span = tracing::info_span!("supplement", revision = target.number);
-        let uploads_left = AtomicBool::new(of_transfer);
-        let progress = RevisionProgress {
-            attested: true,
-            needs_recovery: &uploads_left,
-            stop: &self.stop,
-        };
-        let finished = finish_revision(self.ctx, self.opened.id, target, receipt, &progress);
-        let finished = Box::pin(finished.instrument(span)).await?;
-        let left = uploads_left.into_inner();
-        self.opened.needs_recovery.store(left, Ordering::Relaxed);
-        self.check_changed(&finished, comparison).await?;
-        Ok(receipt_written(finished))
-    }
-
-    async fn commit_empty(&self, no_events: NoEvents, comparison: CountComparison) -> Result<Step, Failure> {
-        let NoEvents { answer, end } = no_events;
-        let committed = commit_empty(self.ctx, self.opened, answer, end, comparison).await;
-        if committed.is_err() {
-            // The receipt may exist without its signature.
-            self.opened.needs_recovery.store(true, Ordering::Relaxed);
+    };
+    match outcome {
+        Err(failure) if failure == stopped() && !attempt.ctx.stop.is_cancelled() => {
+            if attempt.too_slow.load(Ordering::Relaxed) {
+                Err(transfer_slow(attempt.window()))
+            } else if attempt.slot.is_recalled() {
+                Ok(WindowOutcome::Yielded)
+            } else {
+                Err(attempt.past_deadline())
+            }
         }
-        committed.map(receipt_written)
+        outcome => outcome,
     }
+}
 
-    async fn record_expired(&self, answer: EmptyAnswer, oldest_listed: Date) -> Result<Step, Failure> {
-        let RunContext { peers, export, .. } = self.ctx;
-        let record = ExpiredRecord {
-            schema: ExpiredRecord::SCHEMA.to_owned(),
-            source: export.source.clone(),
-            oldest_listed,
-            answer,
-            seen_at: self.opened.started_at,
-            software: SOFTWARE.to_owned(),
+/// Takes the steps one after another.
+async fn take_steps(attempt: &Attempt<'_>, mut step: Step) -> Result<WindowOutcome, Failure> {
+    loop {
+        step = match step {
+            Step::Transfer => tokio::select! {
+                step = transfer(attempt) => step?,
+                never = stop_if_recalled(attempt) => never,
+            },
+            Step::Evaluate(staged) => evaluate(attempt, staged).await?,
+            Step::EvaluateEmpty(no_events) => evaluate_empty(attempt, no_events).await?,
+            Step::Commit(staged, proof, comparison) => {
+                commit_window(attempt, *staged, proof, comparison).await?
+            }
+            Step::CommitRevision(staged, proof, comparison) => {
+                commit_revision(attempt, *staged, proof, comparison).await?
+            }
+            Step::CommitEmpty(no_events, comparison) => {
+                commit_without_events(attempt, no_events, comparison).await?
+            }
+            Step::RecordExpired(no_events, oldest_listed) => {
+                record_expired(attempt, no_events.answer, oldest_listed).await?
+            }
+            Step::Done(outcome) => return Ok(outcome),
         };
-        let key = Key::Expired(self.window());
-        put_record(&*peers.store, &export.root, &key, &record, PutMode::Overwrite)
-            .await
-            .map_err(|error| Failure::from(&error))?;
-        Ok(Step::Done(WindowOutcome::Expired(ExpiredFacts::new(record))))
     }
+}
 
-    /// Aborts the upload of a body that will not be committed.
-    pub(super) async fn discard(&self, staged: StagedObject) {
-        if let StagedBody::Multipart(upload, _) = staged.body
-            && let Err(error) = self.ctx.peers.store.abort_upload(&upload).await
-        {
-            self.opened.needs_recovery.store(true, Ordering::Relaxed);
-            tracing::warn!(key = upload.key, %error, "cannot abort upload, recovery will retry");
-        }
+/// Returns once the attempt had time to end after its session was asked back.
+async fn recalled_for_long(attempt: &Attempt<'_>) {
+    attempt.slot.recalled().await;
+    tokio::time::sleep(YIELD_TIME).await;
+}
+
+/// Ends the transfer if its session is asked back.
+async fn stop_if_recalled(attempt: &Attempt<'_>) -> Step {
+    attempt.slot.recalled().await;
+    // The transfer aborts its upload before it ends.
+    attempt.stop.cancel();
+    std::future::pending().await
+}
+
+async fn transfer(attempt: &Attempt<'_>) -> Result<Step, Failure> {
+    attempt
+        .opened
+        .session
+        .check()
+        .map_err(|mismatch| Failure::from(&mismatch))?;
+    let RunContext { peers, export, .. } = attempt.ctx;
+    let answer = tokio::select! {
+        answer = peers.tracker.download(&export.space, attempt.opened.session.id()) => answer,
+        () = attempt.stop.cancelled() => return Err(stopped()),
+    };
+    let download = match answer.map_err(|error| Failure::from_download_start(&error))? {
+        DownloadResponse::NotFound => return Ok(without_transfer(EmptyAnswer::NotFound)),
+        DownloadResponse::NoContent => return Ok(without_transfer(EmptyAnswer::NoContent)),
+        DownloadResponse::Body(download) => download,
+    };
+    let key = attempt.key();
+    let announced = download.announced();
+    let (received, shown) = watch::channel(0);
+    let event = TaskEvent::TransferStarted {
+        window: attempt.window(),
+        announced,
+        bytes: shown.clone(),
+    };
+    attempt.ctx.events.send(event).await;
+    let progress = |progress: CopyProgress| {
+        let before = received.send_replace(progress.bytes);
+        attempt
+            .ctx
+            .shared
+            .observer
+            .bytes_downloaded(progress.bytes.saturating_sub(before));
+    };
+    let day = attempt.window().date();
+    let hint = attempt.before.and_then(|listing| listing.size_hint(day));
+    let (pool, awaits_memory) = (&attempt.ctx.shared.pool, AtomicBool::new(false));
+    let target = StoreTarget {
+        store: &peers.store,
+        key: &key,
+        part_bytes: pool.part_bytes(hint),
+        pool,
+        tenant: &attempt.ctx.tenant,
+        order: attempt.window().order(),
+        awaits_memory: &awaits_memory,
+        stop: &attempt.stop,
+        needs_recovery: &attempt.opened.needs_recovery,
+        options: attempt.opened.publisher().options(),
+    };
+    let control = CopyControl {
+        stop: &attempt.stop,
+        progress: &progress,
+    };
+    let mut prover = attempt.ctx.shared.proofs.begin();
+    let mut sink = StoreSink::new(target, None);
+    let copy = copy(*download, &mut prover, &mut sink, &control);
+    let give_up_if_slow = async {
+        too_slow(&shown, &awaits_memory, || attempt.ctx.is_owing()).await;
+        attempt.too_slow.store(true, Ordering::Relaxed);
+        // The copy aborts its upload before it ends.
+        attempt.stop.cancel();
+        std::future::pending().await
+    };
+    let staged = tokio::select! {
+        staged = copy.instrument(tracing::info_span!("download")) => staged,
+        never = give_up_if_slow => never,
+    };
+    let staged = staged.map_err(|error| copy_failure(attempt, error))?;
+    Ok(Step::Evaluate(Box::new(staged)))
+}
+
+async fn commit_window(
+    attempt: &Attempt<'_>,
+    staged: StagedObject,
+    proof: ProofFacts,
+    comparison: CountComparison,
+) -> Result<Step, Failure> {
+    let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
+    let committed = commit_object(attempt.ctx, attempt.opened, staged, proof, comparison);
+    let committed = committed.instrument(span).await;
+    if committed.is_err() {
+        // The object may exist without its receipt.
+        attempt.opened.needs_recovery.store(true, Ordering::Relaxed);
     }
+    committed.map(receipt_written)
+}
 
-    fn copy_failure(&self, error: CopyError<StoreSinkError>) -> Failure {
-        let window = self.window();
-        match error {
-            CopyError::Download(error) => Failure::from_download(window, &error),
-            CopyError::Proof(error) => Failure::from_proof(window, &error),
-            CopyError::Sink(StoreSinkError::Store(error)) => Failure::from(&error),
-            CopyError::Sink(StoreSinkError::TooLarge) if window.hour_of_day().is_none() => Failure::retry(
-                Reason::TooLarge,
-                format!("{window} is larger than the store's maximum object size: it is split into hours"),
+async fn commit_revision(
+    attempt: &Attempt<'_>,
+    staged: StagedObject,
+    proof: ProofFacts,
+    comparison: CountComparison,
+) -> Result<Step, Failure> {
+    let Some(target) = &attempt.prior.revision else {
+        return commit_window(attempt, staged, proof, comparison).await;
+    };
+    let span = tracing::info_span!("commit", events = proof.stats.events.events, bytes = staged.bytes);
+    // The bodies may exist without their receipt. An upload of the transfer may be left besides.
+    let of_transfer = attempt.opened.needs_recovery.swap(true, Ordering::Relaxed);
+    let published = publish_body(attempt.ctx, attempt.opened, staged, proof, comparison);
+    let receipt = published.instrument(span).await?;
+    let span = tracing::info_span!("supplement", revision = target.number);
+    let uploads_left = AtomicBool::new(of_transfer);
+    let progress = RevisionProgress {
+        attested: true,
+        needs_recovery: &uploads_left,
+        stop: &attempt.stop,
+    };
+    let finished = finish_revision(attempt.ctx, attempt.opened.id, target, receipt, &progress);
+    let finished = Box::pin(finished.instrument(span)).await?;
+    let left = uploads_left.into_inner();
+    attempt.opened.needs_recovery.store(left, Ordering::Relaxed);
+    check_changed(attempt, &finished, comparison).await?;
+    Ok(receipt_written(finished))
+}
+
+async fn commit_without_events(
+    attempt: &Attempt<'_>,
+    no_events: NoEvents,
+    comparison: CountComparison,
+) -> Result<Step, Failure> {
+    let NoEvents { answer, end } = no_events;
+    let committed = commit_empty(attempt.ctx, attempt.opened, answer, end, comparison).await;
+    if committed.is_err() {
+        // The receipt may exist without its signature.
+        attempt.opened.needs_recovery.store(true, Ordering::Relaxed);
+    }
+    committed.map(receipt_written)
+}
+
+async fn record_expired(
+    attempt: &Attempt<'_>,
+    answer: EmptyAnswer,
+    oldest_listed: Date,
+) -> Result<Step, Failure> {
+    let RunContext { peers, export, .. } = attempt.ctx;
+    let record = ExpiredRecord {
+        schema: ExpiredRecord::SCHEMA.to_owned(),
+        source: export.source.clone(),
+        oldest_listed,
+        answer,
+        seen_at: attempt.opened.started_at,
+        software: SOFTWARE.to_owned(),
+    };
+    let key = Key::Expired(attempt.window());
+    put_record(&*peers.store, &export.root, &key, &record, PutMode::Overwrite)
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    Ok(Step::Done(WindowOutcome::Expired(ExpiredFacts::new(record))))
+}
+
+fn copy_failure(attempt: &Attempt<'_>, error: CopyError<StoreSinkError>) -> Failure {
+    let window = attempt.window();
+    match error {
+        CopyError::Download(error) => Failure::from_download(window, &error),
+        CopyError::Proof(error) => Failure::from_proof(window, &error),
+        CopyError::Sink(StoreSinkError::Store(error)) => Failure::from(&error),
+        CopyError::Sink(StoreSinkError::TooLarge) if window.hour_of_day().is_none() => Failure::retry(
+            Reason::TooLarge,
+            format!("{window} is larger than the store's maximum object size: it is split into hours"),
+        ),
+        CopyError::Sink(StoreSinkError::TooLarge) => Failure::manual(
+            Reason::TooLarge,
+            format!(
+                "{window} is larger than the store's maximum object size, and an hour cannot be split further"
             ),
-            CopyError::Sink(StoreSinkError::TooLarge) => Failure::manual(
-                Reason::TooLarge,
-                format!(
-                    "{window} is larger than the store's maximum object size, and an hour cannot be split further"
-                ),
-            ),
-            CopyError::Stopped => stopped(),
-        }
-    }
-
-    fn key(&self) -> String {
-        let key = body_key(self.window(), self.opened.revision);
-        self.ctx.export.root.key(&key).unwrap_or_default()
+        ),
+        CopyError::Stopped => stopped(),
     }
 }
 

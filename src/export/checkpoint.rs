@@ -10,7 +10,6 @@ use jiff::tz::TimeZone;
 
 use super::failure::Failure;
 use super::journal_io::record_options;
-use super::manifest::head::HeadRecord;
 use super::run_context::RunContext;
 use super::signature_io::{
     SignatureWrite, create_object, full_key, read_signature, signature_invalid, store_failure,
@@ -21,6 +20,7 @@ use crate::archive::checkpoint::{Checkpoint, CheckpointHead, WINDOWS_MAX, parse_
 use crate::archive::coverage::valid_receipt;
 use crate::archive::layout::Key;
 use crate::archive::listing::Journal;
+use crate::archive::manifest::HeadRecord;
 use crate::archive::manifest::LinkSignature;
 use crate::archive::manifest::document::FileDigest;
 use crate::archive::receipt::Sha256Digest;

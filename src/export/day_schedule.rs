@@ -9,8 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::decide::RunDecision;
-use super::failure::Failure;
-use super::open::stopped;
+use super::failure::{Failure, stopped};
 use super::retry_state::RetryState;
 use super::run_context::RunContext;
 use crate::archive::counts::DayListing;

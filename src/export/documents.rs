@@ -10,8 +10,9 @@ use futures::future::BoxFuture;
 use super::checkpoint::{CheckpointDraft, write_checkpoint};
 use super::document_task::{DocumentKind, DocumentTask};
 use super::failure::Failure;
-use super::manifest::chain::{ChainCache, ensure_manifest};
-use super::manifest::head::{HeadRecord, check_head, next_head};
+use super::manifest::chain::ensure_manifest;
+use super::manifest::head::{check_head, next_head};
+use super::manifest::link::ChainCache;
 use super::manifest::statement::build_statement;
 use super::report::write_report;
 use super::retry_state::RetryState;
@@ -19,7 +20,7 @@ use super::run_context::RunContext;
 use super::timestamp::write_timestamp;
 use crate::api::Reason;
 use crate::archive::listing::Journal;
-use crate::archive::manifest::{ChainListing, Head, ManifestLink};
+use crate::archive::manifest::{ChainListing, Head, HeadRecord, ManifestLink};
 use crate::archive::records::RangeRecord;
 
 /// The chain of manifests, as a run knows it.

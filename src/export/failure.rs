@@ -10,7 +10,7 @@ use crate::archive::window::Window;
 use crate::pipeline::gzip::GzipError;
 use crate::pipeline::prover_pool::ProofError;
 use crate::session::guard::{AnswerMismatch, CloseError, OpenError};
-use crate::storage::{IdentityError, StoreError, StoreErrorClass};
+use crate::storage::{IdentityError, StoreError, StoreErrorClass, StoreIdentity};
 use crate::tracker::{StreamError, TrackerError, TrackerErrorClass};
 
 /// How a failure is retried.
@@ -142,6 +142,19 @@ impl Failure {
 }
 
 /// Classifies an unreadable document.
+/// Returns the failure of work that a run stopped.
+pub(super) fn stopped() -> Failure {
+    Failure::retry(Reason::Failed, "stopped before completion")
+}
+
+/// Returns the failure of a store without conditional writes.
+pub(super) fn conditional_writes_unsupported(store: &StoreIdentity) -> Failure {
+    let message = format!(
+        "{store} ignores If-None-Match, so that two writers could overwrite each other: use a store that honors it, or make sure that nothing else writes to the prefix (run --single-writer)"
+    );
+    Failure::wait(Reason::ConditionalWritesUnsupported, message, None).export_wide()
+}
+
 impl From<&RecordError> for Failure {
     fn from(error: &RecordError) -> Self {
         Self::manual(error.reason(), error.to_string())

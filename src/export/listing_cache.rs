@@ -2,7 +2,7 @@
 //! only those whose cached answer is too old. I/O with the service.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::ToSpan as _;
@@ -10,9 +10,8 @@ use jiff::civil::Date;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::engine::Clock;
 use super::failure::Failure;
-use super::run_context::lock;
+use super::limits::Clock;
 use super::snapshot::ObservedRetention;
 use crate::api::Reason;
 use crate::archive::counts::{DayListing, DayLookup, can_wait_for_count, listing_range};
@@ -114,7 +113,7 @@ impl ListingCache {
 
     /// Returns the oldest day that the service listed, with the time of that listing.
     pub(super) fn retention(&self) -> Option<ObservedRetention> {
-        let (oldest, requested_at) = (*lock(&self.oldest))?;
+        let (oldest, requested_at) = (*self.oldest.lock().unwrap_or_else(PoisonError::into_inner))?;
         let ago = jiff::SignedDuration::try_from(requested_at.elapsed()).ok()?;
         let at = (self.clock)().checked_sub(ago).ok()?;
         Some(ObservedRetention { oldest, at })
@@ -221,7 +220,7 @@ impl ListingCache {
             .map(|range| range.requested_at)
             .min();
         let listing = cached.merged(None);
-        *lock(&self.oldest) = listing
+        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = listing
             .and_then(|listing| listing.oldest())
             .zip(cached.complete_at);
         Ok(())

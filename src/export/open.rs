@@ -7,11 +7,9 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use ulid::Ulid;
 
-use super::attempt::Leftover;
-use super::commit::Publisher;
-use super::failure::{Failure, RetryClass};
-use super::journal_io::{load_conflicts, put_record, record_options};
-use super::recovery::delete_attempt_keys;
+use super::failure::{Failure, RetryClass, conditional_writes_unsupported, stopped};
+use super::journal_io::{delete_keys, load_conflicts, put_record, record_options};
+use super::publish::Publisher;
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
 use crate::api::Reason;
@@ -24,8 +22,19 @@ use crate::session::budget::HeldSession;
 use crate::session::guard::{OpenError, OpenSessions, OpenedSession};
 use crate::session::occupancy::SessionHolder;
 use crate::storage::conditional::{ConditionalSupport, probe};
-use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store, StoreError, StoreIdentity};
+use crate::storage::{ObjectClass, OpenUpload, PutMode, Segments, Store, StoreError};
 use crate::tracker::SessionRequest;
+
+/// State that an attempt leaves in the journal and at the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leftover {
+    /// The attempt.
+    pub(super) id: AttemptId,
+    /// True if it certainly has no session open.
+    pub(super) closed: bool,
+    /// True if keys of it may be left in the journal: recovery deletes them, and what they name.
+    pub(super) journaled: bool,
+}
 
 /// Open session of this attempt, recorded in the journal.
 pub(super) struct OpenAttempt {
@@ -377,14 +386,6 @@ async fn conditional_support(
     })
 }
 
-/// Returns the failure of a store without conditional writes.
-pub(super) fn conditional_writes_unsupported(store: &StoreIdentity) -> Failure {
-    let message = format!(
-        "{store} ignores If-None-Match, so that two writers could overwrite each other: use a store that honors it, or make sure that nothing else writes to the prefix (run --single-writer)"
-    );
-    Failure::wait(Reason::ConditionalWritesUnsupported, message, None).export_wide()
-}
-
 /// Aborts the uploads of a key that satisfy `matches`.
 pub(super) async fn abort_matching_uploads(
     store: &dyn Store,
@@ -417,8 +418,21 @@ pub(super) async fn discard_attempt(ctx: &RunContext, id: AttemptId, session: Op
     }
 }
 
-pub(super) fn stopped() -> Failure {
-    Failure::retry(Reason::Failed, "stopped before completion")
+/// Deletes the journal keys of an attempt that left nothing else, and remembers those that the store refuses to delete.
+pub(super) async fn delete_attempt_keys<'a>(
+    ctx: &RunContext,
+    id: AttemptId,
+    sessions: impl IntoIterator<Item = &'a String>,
+) -> Result<(), Failure> {
+    let sessions = sessions.into_iter();
+    let mut obsolete: Vec<Key> = sessions
+        .map(|session| Key::Session(id, session.clone()))
+        .collect();
+    obsolete.extend([Key::Prepared(id), Key::Attempt(id)]);
+    if !delete_keys(&*ctx.peers.store, &ctx.export.root, &obsolete).await? {
+        ctx.record_spent_attempt(id);
+    }
+    Ok(())
 }
 
 pub(super) fn ulid_at(time: Timestamp) -> Ulid {

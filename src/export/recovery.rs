@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::commit::{RECEIPT_METADATA, ReceiptWrite, is_same_object, sign_receipt, write_receipt};
+use super::commit::{RECEIPT_METADATA, ReceiptWrite, sign_receipt, write_receipt};
 use super::failure::{Failure, RetryClass};
-use super::journal_io::{delete_keys, list_attempts, load_day};
-use super::open::{abort_matching_uploads, session_request};
+use super::journal_io::{list_attempts, load_day};
+use super::open::{abort_matching_uploads, delete_attempt_keys, session_request};
+use super::publish::is_same_object;
 use super::revision::{RevisionProgress, RevisionTarget, finish_revision, receipt_mode};
 use super::run_context::RunContext;
 use super::task_events::TaskEvent;
@@ -83,23 +84,6 @@ pub(super) async fn recover_attempt(
     }
     abort_uploads(ctx, interrupted).await?;
     delete_attempt_keys(ctx, id, &facts.sessions).await
-}
-
-/// Deletes the journal keys of an attempt that left nothing else, and remembers those that the store refuses to delete.
-pub(super) async fn delete_attempt_keys<'a>(
-    ctx: &RunContext,
-    id: AttemptId,
-    sessions: impl IntoIterator<Item = &'a String>,
-) -> Result<(), Failure> {
-    let sessions = sessions.into_iter();
-    let mut obsolete: Vec<Key> = sessions
-        .map(|session| Key::Session(id, session.clone()))
-        .collect();
-    obsolete.extend([Key::Prepared(id), Key::Attempt(id)]);
-    if !delete_keys(&*ctx.peers.store, &ctx.export.root, &obsolete).await? {
-        ctx.record_spent_attempt(id);
-    }
-    Ok(())
 }
 
 /// Deletes a session that the journal assigns to this attempt, unless it was opened for another window, scope or user:

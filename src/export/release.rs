@@ -3,12 +3,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::engine::ReleaseReport;
 use super::failure::{Failure, RetryClass};
 use super::recovery::{InterruptedAttempt, recover_attempt};
 use super::run_context::RunContext;
 use crate::api::Reason;
 use crate::archive::layout::AttemptId;
+
+/// Result of releasing the sessions of an export.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReleaseReport {
+    /// Sessions that provably belong to the export and could not be deleted, with the error.
+    pub leftover_sessions: Vec<(String, String)>,
+    /// Reason why the release is inconclusive: the bucket or the service did not answer, or it is too early to tell.
+    pub unknown: Option<String>,
+    /// True if a retry cannot help: the bucket is gone, or a peer refuses the credentials.
+    pub permanent: bool,
+}
 
 /// Recovers every attempt that this holder owns or that is past its deadline, and reports leftovers.
 pub(super) async fn release(ctx: &RunContext) -> ReleaseReport {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::failure::{Failure, RetryClass};
+use super::failure::{Failure, RetryClass, stopped};
 use super::journal_io::record_options;
-use super::open::stopped;
 use super::run_context::RunContext;
 use super::shard::Shard;
 use super::signature_io::{full_key, store_failure};
@@ -27,9 +26,6 @@ use crate::archive::verify::archive::{VerifyOptions, VerifyProgress, verify};
 use crate::archive::verify::attestation::Unsigned;
 use crate::storage::{ObjectClass, ObjectInfo, PutMode, PutOptions, Segments, StoreError};
 
-/// Minimum time between two reports while the archive changes: 1 h.
-pub(super) const REPORT_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
-
 /// Maximum time to write a report, without the wait for a place: 10 min.
 const REPORT_TIMEOUT: Duration = Duration::from_mins(10);
 
@@ -38,47 +34,6 @@ const ABOUT_METADATA: &str = "eventexport-about";
 
 /// User metadata with the SHA-256 of the page: the same page is not sent again.
 const PAGE_METADATA: &str = "eventexport-sha256";
-
-/// Reports of a run.
-#[derive(Clone, Debug)]
-pub struct ReportState {
-    /// Digest of the archive that the stored report is about; `None`: the store is asked.
-    pub about: Option<Sha256Digest>,
-    /// Time of the last report; before the first one, the start of the run.
-    pub since: Timestamp,
-    /// True if the next report is written as soon as nothing is being stored: it is the first one of the run, or a person
-    /// asks to look now.
-    pub at_once: bool,
-}
-
-impl Default for ReportState {
-    fn default() -> Self {
-        Self {
-            about: None,
-            since: Timestamp::MIN,
-            at_once: true,
-        }
-    }
-}
-
-impl ReportState {
-    /// Returns the time from which the next report may be written. `quiet`: nothing is being stored; `ends`: the run ends
-    /// when nothing is left to do.
-    pub fn due_at(&self, quiet: bool, ends: bool) -> Timestamp {
-        if quiet && (ends || self.at_once) {
-            return Timestamp::MIN;
-        }
-        self.since.checked_add(REPORT_INTERVAL).unwrap_or(self.since)
-    }
-
-    /// Records that the report of an archive exists. `written`: it was sent now.
-    pub fn record(&mut self, about: Sha256Digest, written: bool, now: Timestamp) {
-        self.about = Some(about);
-        if written {
-            (self.since, self.at_once) = (now, false);
-        }
-    }
-}
 
 /// Returns the digest of what a report on the archive shows: the range that is due, the accepted gaps, and every object,
 /// receipt, revision and manifest. A day that has not settled does not count, and neither does a checkpoint.
@@ -269,6 +224,8 @@ fn metadata<'a>(stored: &'a ObjectInfo, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
     use crate::archive::layout::ArchiveRoot;
     use crate::archive::window::Window;
@@ -286,27 +243,6 @@ mod tests {
             last_modified: None,
         });
         Journal::from_listing(&root, &rows.collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn a_report_is_written_at_once_when_nothing_is_stored_and_else_hourly() {
-        let at = |minutes: i64| Timestamp::from_second(1_528_000_000 + 60 * minutes).unwrap();
-        let mut state = ReportState {
-            since: at(0),
-            ..ReportState::default()
-        };
-        assert_eq!(state.due_at(true, false), Timestamp::MIN);
-        assert_eq!(state.due_at(false, false), at(60));
-        state.record(Sha256Digest::default(), false, at(5));
-        assert_eq!(state.due_at(true, false), Timestamp::MIN, "nothing was sent");
-        state.record(Sha256Digest::default(), true, at(10));
-        assert_eq!(state.due_at(true, false), at(70));
-        assert_eq!(state.due_at(false, true), at(70));
-        assert_eq!(
-            state.due_at(true, true),
-            Timestamp::MIN,
-            "the last one of a run that ends"
-        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::document_task::DocumentKind;
 use super::failure::{Failure, FailureScope, Observed, RetryClass};
-use super::report::ReportState;
+use super::report_state::ReportState;
 use super::spec::RetryPolicy;
 use crate::api::Reason;
 use crate::archive::layout::AttemptId;

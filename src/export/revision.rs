@@ -5,24 +5,17 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::Attempt;
-use super::commit::{
-    ATTEMPT_METADATA, CountComparison, Publisher, ReceiptWrite, StagedObject, check_not_overwritten,
-    publish_object, put_prepared, sign_receipt, write_receipt,
-};
-use super::failure::Failure;
-use super::journal_io::put_record;
-use super::open::{stopped, ulid_at};
-use super::recovery::delete_attempt_keys;
+use super::commit::{ReceiptWrite, check_not_overwritten, put_prepared, sign_receipt, write_receipt};
+use super::failure::{Failure, stopped};
+use super::open::{delete_attempt_keys, ulid_at};
+use super::publish::{ATTEMPT_METADATA, Publisher, StagedObject, publish_object};
 use super::run_context::RunContext;
 use crate::api::Reason;
-use crate::archive::counts::{compare_counts, latest_count};
+use crate::archive::counts::compare_counts;
 use crate::archive::layout::{ArchiveRoot, AttemptId, Key, REVISION_MAX};
 use crate::archive::read::get_record;
 use crate::archive::receipt::{ReceiptFacts, Sha256Digest, body_key, receipt_key};
-use crate::archive::records::{
-    ArchiveRecord as _, ChangedRecord, LateRecord, ObjectRecord, Receipt, SOFTWARE,
-};
+use crate::archive::records::{ObjectRecord, Receipt, SOFTWARE};
 use crate::archive::window::Window;
 use crate::pipeline::copy::CopyError;
 use crate::pipeline::difference::{
@@ -30,7 +23,6 @@ use crate::pipeline::difference::{
     memory_of_comparison,
 };
 use crate::pipeline::part_pool::PartReservation;
-use crate::pipeline::prover_pool::ProofFacts;
 use crate::pipeline::store_sink::{StoreSink, StoreSinkError, StoreTarget};
 use crate::storage::{ConditionalSupport, PutMode};
 use crate::tracker::TransferEnd;
@@ -53,8 +45,8 @@ pub(super) struct RevisionTarget {
 /// A stored later body that lacks stored events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ChangedBody {
-    sha256: Sha256Digest,
-    missing: u64,
+    pub(super) sha256: Sha256Digest,
+    pub(super) missing: u64,
 }
 
 impl RevisionTarget {
@@ -82,26 +74,6 @@ impl RevisionTarget {
     }
 }
 
-/// Comparison of a later body with what is stored, by the number of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LaterBody {
-    /// Nothing is stored: it is the first body.
-    None,
-    /// It has more events.
-    Grown,
-    /// It has as many events.
-    Unchanged,
-}
-
-/// Whether this process or an earlier one saw a later body that lacks stored events before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    /// It differs from the one that was stored last.
-    Now,
-    /// It has the bytes of the one that was stored last.
-    Again,
-}
-
 /// Conditions of finishing a revision.
 #[derive(Clone, Copy)]
 pub(super) struct RevisionProgress<'a> {
@@ -111,126 +83,6 @@ pub(super) struct RevisionProgress<'a> {
     pub(super) needs_recovery: &'a AtomicBool,
     /// Stop signal.
     pub(super) stop: &'a CancellationToken,
-}
-
-impl Attempt<'_> {
-    /// Compares the events of a later body with those that are stored.
-    pub(super) async fn evaluate_later_body(
-        &self,
-        proof: &ProofFacts,
-        comparison: CountComparison,
-    ) -> Result<LaterBody, Failure> {
-        let Some(target) = &self.prior.revision else {
-            return Ok(LaterBody::None);
-        };
-        let (window, count) = (self.window(), proof.stats.events);
-        let reported = comparison.after.or(comparison.before).or(comparison.of_day);
-        if let Some(kept) = &target.changed
-            && kept.sha256.to_string() == proof.sha256
-        {
-            let changed = ChangedRecord {
-                events: count.events,
-                missing: kept.missing,
-            };
-            return Err(self.changed(changed, reported, Seen::Again).await);
-        }
-        if let Some(uncounted) = count.uncounted {
-            let message = format!(
-                "{window}: the day has late events, and its body cannot be counted to its end: {uncounted}; nothing was stored"
-            );
-            return Err(Failure::manual(Reason::EventsUncounted, message));
-        }
-        if count.events < target.events {
-            let changed = ChangedRecord {
-                events: count.events,
-                missing: target.events - count.events,
-            };
-            return Err(self.changed(changed, reported, Seen::Now).await);
-        }
-        Ok(if count.events == target.events {
-            LaterBody::Unchanged
-        } else {
-            LaterBody::Grown
-        })
-    }
-
-    /// Fails if the revision that was just written has a body that lacks stored events.
-    pub(super) async fn check_changed(
-        &self,
-        written: &ReceiptWrite,
-        comparison: CountComparison,
-    ) -> Result<(), Failure> {
-        let ReceiptWrite::Written(receipt) = written else {
-            return Ok(());
-        };
-        let Some(missing) = receipt.missing_events else {
-            return Ok(());
-        };
-        let changed = ChangedRecord {
-            events: receipt.events,
-            missing,
-        };
-        let reported = latest_count(comparison.before, comparison.after).or(comparison.of_day);
-        Err(self.changed(changed, reported, Seen::Now).await)
-    }
-
-    /// Returns the failure of a later body that lacks stored events. A service may give such a body for a time, so it is
-    /// downloaded once more before a person decides.
-    async fn changed(&self, changed: ChangedRecord, reported: Option<u64>, seen: Seen) -> Failure {
-        let window = self.window();
-        let target = self.prior.revision.as_ref();
-        let stored = target.map_or(0, |target| target.events);
-        let ChangedRecord { events, missing } = changed;
-        let message = format!(
-            "{window}: {stored} events are stored, and the service now sends {events} that lack {missing} of them; \
-             nothing was replaced"
-        );
-        let last = self.prior.last_failure.map(|(reason, _)| reason);
-        if seen == Seen::Now && last != Some(Reason::DayChanged) {
-            return Failure::retry(Reason::DayChanged, message);
-        }
-        let reported = target
-            .map_or(0, |target| target.reported)
-            .max(reported.unwrap_or(0));
-        match self.record_late(reported, Some(changed)).await {
-            Ok(()) => Failure::manual(Reason::DayChanged, message),
-            Err(failure) => failure,
-        }
-    }
-
-    /// Records that the service reports late events of a stored window and does not send them, if it is so for the second
-    /// time. Returns the failure.
-    pub(super) async fn not_given(&self, failure: Failure, reported: u64) -> Failure {
-        let again = self.prior.last_failure == Some((Reason::Short, Some(reported)));
-        if self.prior.revision.is_none() || !again {
-            return failure;
-        }
-        match self.record_late(reported, None).await {
-            Ok(()) => failure,
-            Err(failure) => failure,
-        }
-    }
-
-    /// Writes the record of late events that are not stored. It may replace an older one.
-    async fn record_late(&self, reported: u64, changed: Option<ChangedRecord>) -> Result<(), Failure> {
-        let store = &*self.ctx.peers.store;
-        let seen_at = store.now().await.map_err(|error| Failure::from(&error))?;
-        let stored = self.prior.revision.as_ref().map_or(0, |target| target.events);
-        let record = LateRecord {
-            schema: LateRecord::SCHEMA.to_owned(),
-            source: self.ctx.export.source.clone(),
-            stored,
-            reported,
-            changed,
-            seen_at,
-            software: SOFTWARE.to_owned(),
-        };
-        let key = Key::Late(self.window());
-        put_record(store, &self.ctx.export.root, &key, &record, PutMode::Overwrite)
-            .await
-            .map(drop)
-            .map_err(|error| Failure::from(&error))
-    }
 }
 
 /// Finishes a revision whose full body is stored: stores its supplement, then writes its receipt. Idempotent: recovery

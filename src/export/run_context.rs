@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use ulid::Ulid;
 
-use super::engine::{Clock, Limits, Peers, RunControl};
 use super::failure::Failure;
 use super::journal_io::load_journal;
+use super::limits::{Clock, Limits};
 use super::listing_cache::{ListedDays, ListingCache};
+use super::manifest::sign::Signing;
 use super::observer::EngineObserver;
+use super::run_control::RunControl;
 use super::session_permission::SessionPermission;
 use super::spec::ExportSpec;
 use super::task_events::{TaskEvent, TaskEvents};
@@ -29,8 +31,9 @@ use crate::session::budget::{SessionBudget, SessionBudgets};
 use crate::session::guard::SpaceSessions;
 use crate::shares::queue::Tenant;
 use crate::shares::semaphore::FairSemaphore;
-use crate::storage::StoreIdentity;
 use crate::storage::conditional::ConditionalSupport;
+use crate::storage::{Store, StoreIdentity};
+use crate::tracker::{TimestampAuthority, Tracker};
 
 /// Maximum time that a stopping run waits for its sessions to be deleted: 20 s.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -39,6 +42,19 @@ const REMEMBERED_STORES_MAX: usize = 1024;
 /// Maximum number of remembered attempts whose keys the store refuses to delete. Others are recovered again, which finds
 /// nothing.
 const SPENT_ATTEMPTS_MAX: usize = 10_000;
+
+/// Source and destination of an export, and the signing of its manifests.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// Source of the events.
+    pub tracker: Tracker,
+    /// Destination of the events.
+    pub store: Arc<dyn Store>,
+    /// Signing of the manifests.
+    pub signing: Signing,
+    /// Time-stamp authority of manifests and checkpoints, or the failure that keeps them from being stamped.
+    pub timestamps: Option<Result<TimestampAuthority, Failure>>,
+}
 
 /// Resources that all exports of a process share.
 pub(super) struct SharedResources {
@@ -96,7 +112,7 @@ pub(super) struct RunInbox {
 }
 
 /// Locks a mutex and ignores poisoning: the data stays valid after a panic elsewhere.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::decide::RunDecision;
-use super::failure::{Failure, Problem, RetryClass};
-use super::open::conditional_writes_unsupported;
+use super::failure::{Failure, Problem, RetryClass, conditional_writes_unsupported};
 use super::run_context::RunContext;
 use super::run_state::RunState;
 use super::snapshot::{PROBLEMS_MAX, SessionFacts, Snapshot};

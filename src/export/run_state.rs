@@ -6,13 +6,12 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::active_work::ActiveWork;
-use super::attempt::{AttemptReport, WindowOutcome};
+use super::attempt_state::{AttemptReport, WindowOutcome};
 use super::commit::ReceiptWrite;
 use super::day_schedule::DaySchedule;
 use super::document_task::DocumentTask;
 use super::documents::{DocumentResult, Documents};
-use super::failure::Failure;
-use super::open::stopped;
+use super::failure::{Failure, stopped};
 use super::retry_state::RetryState;
 use super::run_context::RunContext;
 use super::run_journal::RunJournal;

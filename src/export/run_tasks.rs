@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::Instrument as _;
 
-use super::attempt::AttemptReport;
+use super::attempt_state::AttemptReport;
 use super::commit::ReceiptWrite;
 use super::document_task::{DocumentKind, DocumentTask};
 use super::documents::DocumentResult;

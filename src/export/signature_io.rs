@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 
-use super::failure::{Failure, RetryClass};
+use super::failure::{Failure, RetryClass, conditional_writes_unsupported};
 use super::journal_io::record_options;
 use super::manifest::sign::SigningKeys;
-use super::open::conditional_writes_unsupported;
 use super::run_context::RunContext;
 use crate::api::Reason;
 use crate::archive::layout::{ArchiveRoot, Key};

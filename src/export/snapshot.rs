@@ -8,9 +8,9 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Problem;
-use super::manifest::head::HeadRecord;
 use super::retry_state::RetryState;
 use crate::archive::coverage::{Damage, Growth};
+use crate::archive::manifest::HeadRecord;
 use crate::archive::receipt::WindowFacts;
 use crate::archive::window::{HourSet, Window};
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Largest sequence number of a manifest: its key has eight digits.
@@ -22,6 +23,24 @@ pub struct Head {
     /// Id of the key that signed the manifest; `None`: it is not signed, or the key is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
+}
+
+/// The newest manifest, and when it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadRecord {
+    /// The manifest.
+    pub head: Head,
+    /// Time at which it was written, by the store's clock; `None`: not known.
+    pub written_at: Option<Timestamp>,
+}
+
+impl From<Head> for HeadRecord {
+    fn from(head: Head) -> Self {
+        Self {
+            head,
+            written_at: None,
+        }
+    }
 }
 
 /// Text that is not a head.

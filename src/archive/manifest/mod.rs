@@ -11,7 +11,7 @@ pub mod signature;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::document::{Manifest, ManifestHeader};
-pub use self::head::{Head, InvalidHead, SEQUENCE_MAX};
+pub use self::head::{Head, HeadRecord, InvalidHead, SEQUENCE_MAX};
 use self::signature::SignatureStatus;
 use super::layout::Key;
 

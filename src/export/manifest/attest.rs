@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::civil::Date;
 
-use super::chain::{ChainCache, load_link, read_manifest};
+use super::link::{ChainCache, load_link, read_manifest};
 use super::sign::SigningKeys;
 use super::statement::Statement;
 use crate::api::Reason;

@@ -2,27 +2,24 @@
 //! An interrupted process can resume at any point: an existing manifest is found, a missing manifest or signature is
 //! written. Nothing is added while the remembered head is missing, or if the period would lose events. I/O.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::attest::check_receipts;
-use super::head::{HeadRecord, check_head, fewer_events, newest_head};
-use super::statement::{ChainPlace, Statement, StatementId};
+use super::head::{check_head, fewer_events, newest_head};
+use super::link::{ChainCache, ChainLink, load_link, read_manifest};
+use super::statement::{ChainPlace, Statement};
 use crate::api::Reason;
 use crate::archive::layout::Key;
 use crate::archive::manifest::document::{self, FileDigest, MANIFEST_MAX_BYTES, Manifest};
-use crate::archive::manifest::{ChainListing, LinkSignature, ManifestLink, SEQUENCE_MAX};
+use crate::archive::manifest::{ChainListing, HeadRecord, LinkSignature, SEQUENCE_MAX};
 use crate::archive::read::list_keys;
-use crate::archive::records::{self, RangeRecord};
+use crate::archive::records;
 use crate::export::failure::Failure;
 use crate::export::journal_io::record_options;
 use crate::export::run_context::RunContext;
 use crate::export::signature_io::{
-    SignatureWrite, create_object, full_key, read_signature, signature_invalid, store_failure,
-    write_signature,
+    SignatureWrite, create_object, full_key, signature_invalid, store_failure, write_signature,
 };
 use crate::pipeline::prover::hex;
 use crate::storage::{ObjectClass, PutMode, Segments};
@@ -32,38 +29,6 @@ const ROUNDS_MAX: usize = 16;
 
 /// Maximum length of the version in the `software` field of a manifest.
 const VERSION_CHARS_MAX: usize = 40;
-
-/// Facts of a stored manifest, which never changes.
-#[derive(Clone, Debug)]
-pub(in crate::export) struct ChainLink {
-    statement_id: StatementId,
-    /// The period of the statement.
-    pub(super) period: RangeRecord,
-    /// Events that it states.
-    events: u64,
-    /// SHA-256 of its bytes, hexadecimal digits.
-    pub(super) sha256: String,
-    /// Its signature when it was read.
-    pub(super) signature: LinkSignature,
-    /// Time at which it was written, by its own statement.
-    pub(super) written_at: Timestamp,
-}
-
-impl From<ManifestLink> for ChainLink {
-    fn from(link: ManifestLink) -> Self {
-        Self {
-            statement_id: link.header.statement_id(),
-            period: link.header.period,
-            events: link.header.totals.events,
-            sha256: link.sha256,
-            signature: link.signature,
-            written_at: link.header.written_at,
-        }
-    }
-}
-
-/// Manifests that a run has read or written, by sequence number.
-pub(in crate::export) type ChainCache = BTreeMap<u64, ChainLink>;
 
 /// Result of a search for the manifest of a statement.
 enum FoundManifest {
@@ -287,45 +252,6 @@ async fn previous_digest(
     };
     let key = Key::Manifest(last).relative().unwrap_or_default();
     Ok(Some(FileDigest { key, sha256 }))
-}
-
-/// Returns the facts of a manifest, with its signature if there are trusted keys; `None` if it does not exist.
-pub(super) async fn load_link(
-    ctx: &RunContext,
-    number: u64,
-    cache: &mut ChainCache,
-) -> Result<Option<ChainLink>, Failure> {
-    let keys = ctx.peers.signing.available();
-    let known = cache.get(&number);
-    let known = known.filter(|link| keys.is_none() || link.signature != LinkSignature::Unread);
-    if let Some(link) = known {
-        return Ok(Some(link.clone()));
-    }
-    let (key, Some(bytes)) = read_manifest(ctx, number).await? else {
-        return Ok(None);
-    };
-    let header = document::parse_manifest(&key, number, &bytes).map_err(|error| Failure::from(&error))?;
-    let signature = match keys {
-        None => LinkSignature::Unread,
-        Some(keys) => {
-            let key = full_key(&ctx.export.root, &Key::Signature(number));
-            read_signature(ctx, keys, &key, &bytes).await?
-        }
-    };
-    let link = ChainLink::from(ManifestLink {
-        header,
-        sha256: hex(&Sha256::digest(&bytes)),
-        signature,
-    });
-    cache.insert(number, link.clone());
-    Ok(Some(link))
-}
-
-pub(super) async fn read_manifest(ctx: &RunContext, number: u64) -> Result<(String, Option<Bytes>), Failure> {
-    let key = full_key(&ctx.export.root, &Key::Manifest(number));
-    let read = ctx.peers.store.get(&key, MANIFEST_MAX_BYTES).await;
-    let bytes = read.map_err(|error| store_failure(&key, "read", &error))?;
-    Ok((key, bytes))
 }
 
 /// Writes the next manifest. Returns `None` if another writer took the number.

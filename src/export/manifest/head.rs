@@ -1,34 +1,14 @@
 //! The head of the chain, as it is remembered outside the bucket: checked before anything is added, and never given up
 //! without a person. I/O.
 
-use jiff::Timestamp;
-
-use super::chain::{ChainCache, load_link};
+use super::link::{ChainCache, load_link};
 use super::statement::Statement;
 use crate::api::Reason;
 use crate::archive::layout::Key;
-use crate::archive::manifest::{ChainListing, Head, LinkSignature};
+use crate::archive::manifest::{ChainListing, Head, HeadRecord, LinkSignature};
 use crate::export::failure::Failure;
 use crate::export::run_context::RunContext;
 use crate::export::signature_io::full_key;
-
-/// The newest manifest, and when it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadRecord {
-    /// The manifest.
-    pub head: Head,
-    /// Time at which it was written, by the store's clock; `None`: not known.
-    pub written_at: Option<Timestamp>,
-}
-
-impl From<Head> for HeadRecord {
-    fn from(head: Head) -> Self {
-        Self {
-            head,
-            written_at: None,
-        }
-    }
-}
 
 /// Returns the head to remember after `found` was found in the chain: it never moves backwards by itself. A head that a
 /// person gave up is forgotten.

@@ -7,6 +7,7 @@
 pub(super) mod attest;
 pub(super) mod chain;
 pub mod head;
+pub(super) mod link;
 pub mod periods;
 pub mod sign;
 pub mod statement;

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventexport::archive::manifest::HeadRecord;
 use eventexport::archive::manifest::document::GapEntry;
 use eventexport::export::engine::{Clock, Engine, Limits, Peers, RunControl};
 use eventexport::export::failure::Failure;
-use eventexport::export::manifest::head::HeadRecord;
 use eventexport::export::manifest::sign::Signing;
 use eventexport::export::snapshot::Snapshot;
 use eventexport::export::spec::ExportSpec;
