@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::human;
-use super::settings::archive::OpenArchive;
+use super::open_archive::OpenArchive;
 use crate::archive::calendar::CalendarDay;
 use crate::archive::coverage::{self, Coverage, Expectation, WindowState};
 use crate::archive::layout::ArchiveRoot;

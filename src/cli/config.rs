@@ -57,6 +57,24 @@ pub struct ConfigFile {
     document: DocumentMut,
 }
 
+/// Context in use.
+#[derive(Clone, Debug)]
+pub struct SelectedContext {
+    /// Name of the context.
+    pub name: String,
+    /// Its content.
+    pub config: ContextConfig,
+    /// File that holds it.
+    pub file: ConfigFile,
+}
+
+impl SelectedContext {
+    /// Returns a path of the context, relative to the directory of the file.
+    pub fn path(&self, path: Option<&Path>) -> Option<PathBuf> {
+        path.map(|path| self.file.resolve_path(path))
+    }
+}
+
 /// Lock on the config file, held from reading to writing, so that no change of another process is lost.
 #[derive(Debug)]
 pub struct ConfigLock {

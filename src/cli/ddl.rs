@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::exit::{CliError, Exit};
 use super::output::write_stdout;
-use super::settings::archive::ArchiveLocation;
+use super::settings::location::ArchiveLocation;
 
 /// Print the SQL that declares the events of an archive as a table, for `DuckDB`, Athena or Trino.
 ///

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, Exit};
 use super::human;
+use super::open_archive::{LocationArgs, OpenArchive};
 use super::output::{OutputArgs, use_color};
 use super::settings;
-use super::settings::archive::{LocationArgs, OpenArchive};
 use crate::api::{Scope, escape};
 use crate::archive::counts::DayListing;
 use crate::archive::coverage::WindowState;

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use super::exit::CliError;
-use super::manifest::{ExportResource, ManifestError, ResourceManifest};
-use super::settings::archive::{Access, DestinationOverride, ResolvedDestination};
+use super::manifest::{ExportResource, ResourceManifest};
+use super::settings::destination::{Access, DestinationOverride, ResolvedDestination};
 use super::settings::{self, ExportSettings};
 use super::simulation::{SIMULATED_SOURCE, Simulation};
 use crate::api::{FieldError, Reason, SettingNames};
@@ -191,12 +191,6 @@ fn connect_error(resource: &ExportResource, names: &SettingNames, failure: &Fail
 
 fn usage_error(resource: &ExportResource, message: &str) -> CliError {
     CliError::usage(format!("EventExport {}: {message}", resource.full_name()))
-}
-
-/// Returns a usage error with a line for each problem of a manifest.
-pub fn invalid_manifest(origin: &str, errors: &[ManifestError]) -> CliError {
-    let lines: Vec<String> = errors.iter().map(|error| format!("{origin}: {error}")).collect();
-    CliError::usage(lines.join("\n"))
 }
 
 /// Returns the first and last day of a resource with a valid spec.

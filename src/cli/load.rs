@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use super::documents::ManifestInput;
 use super::exit::CliError;
-use super::job;
-use super::manifest::{self, ResourceManifest};
+use super::manifest::{self, ManifestError, ResourceManifest};
 use super::output::write_stderr;
 use super::secret_file;
 
@@ -29,7 +28,7 @@ pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
         .collect::<Vec<_>>()
         .join(", ");
     let manifest =
-        manifest::from_documents(documents).map_err(|errors| job::invalid_manifest(&origin, &errors))?;
+        manifest::from_documents(documents).map_err(|errors| invalid_manifest(&origin, &errors))?;
     if !manifest.skipped.is_empty() {
         write_stderr(&format!(
             "{origin}: ignoring objects of other kinds: {}",
@@ -37,4 +36,10 @@ pub fn manifest(files: &[PathBuf]) -> Result<ResourceManifest, CliError> {
         ));
     }
     Ok(manifest)
+}
+
+/// Returns a usage error with a line for each problem of a manifest.
+fn invalid_manifest(origin: &str, errors: &[ManifestError]) -> CliError {
+    let lines: Vec<String> = errors.iter().map(|error| format!("{origin}: {error}")).collect();
+    CliError::usage(lines.join("\n"))
 }

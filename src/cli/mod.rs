@@ -22,6 +22,7 @@ mod kube_config;
 pub mod load;
 pub mod logs;
 pub mod manifest;
+pub mod open_archive;
 pub mod operator;
 pub mod outcome;
 pub mod output;

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::manifest::ResourceManifest;
-use super::settings::archive::{ArchiveLocation, S3Args};
+use super::settings::destination::S3Args;
 use super::settings::export::LoadedExports;
+use super::settings::location::ArchiveLocation;
 use crate::api::S3Destination;
 
 /// Arguments of the run.

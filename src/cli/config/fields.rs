@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::settings::archive::ArchiveLocation;
+use super::super::settings::location::ArchiveLocation;
 use crate::api;
 
 /// Contents of the config file.

@@ -10,7 +10,7 @@ use super::super::config::{self, ConfigFile};
 use super::super::exit::{CliError, Exit};
 use super::super::output::{OutputArgs, display_path};
 use super::super::secret_file;
-use super::super::settings::archive::ARCHIVE_VALUE;
+use super::super::settings::location::ARCHIVE_VALUE;
 use super::{CHANGE_SCHEMA, config_path, to_json};
 
 /// Arguments of `context set`.

@@ -11,10 +11,11 @@ use super::super::day::{check_order, day};
 use super::super::exit::CliError;
 use super::super::load;
 use super::super::manifest::{ExportResource, ResourceManifest, SecretData};
-use super::archive::{ArchiveLocation, Destination, ResolvedDestination, S3Args, resolve_location};
-use super::context::SelectedContext;
+use super::context::find_context;
+use super::destination::{Destination, ResolvedDestination, S3Args, resolve_location};
 use super::environment::env_value;
 use super::layers::Layers;
+use super::location::ArchiveLocation;
 use super::secrets::{self, SecretKeys, placeholders};
 use super::source::{SourceArgs, SourceSettings};
 use crate::api::{self, EventExport, FieldError, ReferencedKind, Scope, Setting, SettingNames, Source};
@@ -102,7 +103,7 @@ impl ExportArgs {
     }
 
     fn with_layers<T>(&self, work: impl FnOnce(&Layers<'_>) -> Result<T, CliError>) -> Result<T, CliError> {
-        let context = SelectedContext::find(self.source.context.as_ref(), &env_value)?;
+        let context = find_context(self.source.context.as_ref(), &env_value)?;
         work(&Layers {
             lookup: &env_value,
             context: context.as_ref(),

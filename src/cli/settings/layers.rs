@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::super::config::SelectedContext;
 use super::super::exit::CliError;
-use super::context::SelectedContext;
 use super::environment::{EnvLookup, env_text};
 
 /// Names of a setting in each layer.

@@ -5,15 +5,16 @@
 //! (`-f`) takes the place of the context: of the flags only `--archive` and its connection replace its fields, and its
 //! Secrets may be in variables ([`secrets`]). Each value knows its layer, and errors name that.
 //!
-//! [`source`] and [`archive`] resolve the two peers, and [`export`] makes an `EventExport` of both for a command without a
+//! [`source`] and [`destination`] resolve the two peers, and [`export`] makes an `EventExport` of both for a command without a
 //! manifest. There is one way from there to a client: that of
 //! [`crate::export::connect`], which the operator uses too.
 
-pub mod archive;
 pub mod context;
+pub mod destination;
 pub mod environment;
 pub mod export;
 pub mod layers;
+pub mod location;
 pub mod secrets;
 pub mod source;
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use self::archive::{Access, DestinationOverride, ResolvedDestination};
+use self::destination::{Access, DestinationOverride, ResolvedDestination};
 use self::secrets::SecretPurpose;
 use self::source::ResolvedSource;
 use super::exit::CliError;

@@ -8,10 +8,10 @@ use std::io::IsTerminal as _;
 
 use console::Term;
 
+use super::super::config::SelectedContext;
 use super::super::exit::CliError;
 use super::super::manifest::{ExportResource, ResourceManifest, SecretData};
 use super::super::secret_file;
-use super::context::SelectedContext;
 use super::environment::EnvLookup;
 use crate::api::{CaReference, ReferencedKind, ReferencedObject, Setting, SettingNames};
 use crate::export::connect::Secrets;

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::super::config::SelectedContext;
 use super::super::documents;
 use super::super::exit::CliError;
 use super::super::simulation::{SIMULATED_ENDPOINT, SIMULATED_SPACE};
-use super::context::SelectedContext;
+use super::context::find_context;
 use super::environment::{EnvLookup, env_value};
 use super::layers::{self, Layer, LayeredSetting, Layers, Resolved, name_of};
 use super::process_context;
@@ -112,7 +113,7 @@ pub struct SourceConnection {
 impl SourceArgs {
     /// Builds the client. May prompt for the secret on the terminal: call it before installing signal handlers.
     pub fn connect(&self) -> Result<SourceConnection, CliError> {
-        let context = SelectedContext::find(self.context.as_ref(), &env_value)?;
+        let context = find_context(self.context.as_ref(), &env_value)?;
         let layers = Layers {
             lookup: &env_value,
             context: context.as_ref(),

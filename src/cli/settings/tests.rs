@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::config::SelectedContext;
 use super::super::config::{ConfigFile, ContextConfig};
-use super::archive::{ArchiveLocation, Destination, ResolvedDestination, S3Args, resolve_location};
-use super::context::SelectedContext;
+use super::destination::{Destination, ResolvedDestination, S3Args, resolve_location};
 use super::layers::{self, Layer, LayeredSetting, Layers};
+use super::location::ArchiveLocation;
 use super::secrets::source_credentials;
 use super::source::{SourceArgs, SourceSettings};
 use crate::api::{Region, Setting};
