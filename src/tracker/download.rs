@@ -95,9 +95,9 @@ impl Download {
     }
 
     /// Continues after the bytes of an earlier process, without a request before the first call of [`Download::next`].
-    pub(super) fn resumed(mut self, received: u64, crc: Digest, total: Option<u64>) -> Self {
+    pub(super) fn resumed(mut self, received: u64, crc: &Digest, total: Option<u64>) -> Self {
         self.received = received;
-        self.crc = crc;
+        self.crc = *crc;
         self.requests.total = total;
         self.end = (total == Some(received)).then_some(TransferEnd::Length);
         self.interrupt("the download was interrupted".to_owned(), false);
@@ -200,7 +200,7 @@ impl Download {
             }
             let Some(body) = &mut self.body else {
                 match self.requests.request_remainder(self.received).await? {
-                    Remainder::Body(body) => self.body = Some(body),
+                    Remainder::Body(body) => self.body = Some(*body),
                     Remainder::End(end) => self.end = Some(end),
                     Remainder::Retry => {}
                 }

@@ -59,6 +59,6 @@ impl Tracker {
         self.check_id(id)?;
         let ResumePoint { bytes, crc, total } = resume_point;
         let download = Download::new(self, space, id);
-        Ok(Box::new(download.resumed(*bytes, *crc, *total)))
+        Ok(Box::new(download.resumed(*bytes, crc, *total)))
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct DownloadRequests {
 /// Result of a request for the remaining bytes.
 pub(super) enum Remainder {
     /// The body continues.
-    Body(ReplyBody),
+    Body(Box<ReplyBody>),
     /// Nothing follows.
     End(TransferEnd),
     /// The request failed, and a further one may succeed.
@@ -122,7 +122,9 @@ impl DownloadRequests {
                 if !state.confirming {
                     self.resumes += 1;
                 }
-                Ok(Remainder::Body(self.accept_reply(response, &head, state)))
+                Ok(Remainder::Body(Box::new(
+                    self.accept_reply(response, &head, state),
+                )))
             }
             ResumeAction::Complete(end) => Ok(Remainder::End(end)),
             ResumeAction::ProbeLastByte => {
