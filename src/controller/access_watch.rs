@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt as _;
-use kube::runtime::reflector::Store;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::access::AccessPolicy;
 use super::access_files::AccessFiles;
+use super::export_cache::ExportCache;
 use super::registry::ExportRegistry;
-use crate::api::EventExport;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::AccessFlag;
 
@@ -36,7 +35,7 @@ pub struct AccessConfig {
 /// Watch of the files.
 pub(super) struct AccessWatch {
     config: AccessConfig,
-    exports: Store<EventExport>,
+    exports: ExportCache,
     registry: Arc<ExportRegistry>,
     metrics: Metrics,
     /// Time at which sessions can no longer be deleted at hosts of the former rules.
@@ -46,7 +45,7 @@ pub(super) struct AccessWatch {
 impl AccessWatch {
     pub(super) fn new(
         config: AccessConfig,
-        exports: Store<EventExport>,
+        exports: ExportCache,
         registry: Arc<ExportRegistry>,
         metrics: Metrics,
     ) -> Self {
@@ -113,7 +112,7 @@ impl AccessWatch {
     /// not show, such as a discovered UAA. Returns their number.
     async fn restart_changed(&self, before: &AccessPolicy) -> usize {
         let mut restarted = 0;
-        for (number, object) in self.exports.state().into_iter().enumerate() {
+        for (number, object) in self.exports.all().into_iter().enumerate() {
             if number % COMPARED_AT_ONCE == 0 {
                 tokio::task::yield_now().await;
             }

@@ -205,7 +205,7 @@ fn is_current(watched: &EventExport, newest: &EventExport) -> bool {
 }
 
 /// Returns the priority of the first listing, by the status of the current generation.
-fn start_priority(object: &EventExport) -> StartPriority {
+pub(super) fn start_priority(object: &EventExport) -> StartPriority {
     let status = object.status.as_ref();
     let status = status.filter(|status| Some(status.observed_generation) == object.metadata.generation);
     let condition =

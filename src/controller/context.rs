@@ -3,28 +3,25 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::runtime::reflector::Store;
 use kube::{Api, Client, ResourceExt as _};
 
 use super::entry::Handover;
 use super::events::EventRecorder;
+use super::export_cache::ExportCache;
 use super::exporter::{Exporter, Owner};
 use super::installations::Installations;
 use super::registry::ExportRegistry;
 use super::runs::Runs;
 use crate::api::EventExport;
-use crate::shares::semaphore::FairSemaphore;
 use crate::telemetry::{Health, Metrics};
 
 /// Clients, registry and settings that all reconciles share.
 pub(super) struct ReconcileContext {
     pub(super) client: Client,
     /// Exports as the watch delivered them last.
-    pub(super) exports: Store<EventExport>,
+    pub(super) exports: ExportCache,
     pub(super) registry: Arc<ExportRegistry>,
     pub(super) runs: Arc<Runs>,
-    /// Turns of reconciles, by namespace and space.
-    pub(super) turns: FairSemaphore,
     pub(super) installations: Arc<Installations>,
     pub(super) exporter: Arc<dyn Exporter>,
     pub(super) recorder: EventRecorder,

@@ -6,12 +6,13 @@ use std::time::Instant;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, stream};
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::reflector::Store;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use tracing::warn;
 
 use super::config::WatchConfig;
+use super::export_cache::ExportCache;
+use super::export_name::ExportName;
 use super::kube_error::describe_watch_error;
 use super::watch_scope::WatchScope;
 use super::watch_stream::watch_stream;
@@ -50,13 +51,12 @@ pub(super) fn begin_view(scope: &WatchScope, view: &ResourceView) {
     }
 }
 
-/// Returns the changes of the exports of a scope: `Apply` and `Delete` only, after one empty list. A complete list of
-/// one namespace becomes an `Apply` of each export in it, and a `Delete` of each other one that `known` has there.
+/// Returns the changes of the exports of a scope: `Apply` and `Delete` only. A complete list of one namespace becomes an `Apply` of each export in it, and a `Delete` of each other one that `known` has there.
 pub(super) fn watch_exports(
     client: &Client,
     scope: &WatchScope,
     times: WatchConfig,
-    known: &Store<EventExport>,
+    known: &ExportCache,
     view: &ResourceView,
 ) -> impl Stream<Item = watcher::Result<Event<EventExport>>> + Send + use<> {
     let mut config = watcher::Config::default();
@@ -75,8 +75,7 @@ pub(super) fn watch_exports(
                 .modify(strip);
             changes(events.boxed(), namespace, known.clone(), view.clone()).boxed()
         });
-    let empty_list = stream::iter([Ok(Event::Init), Ok(Event::InitDone)]);
-    empty_list.chain(stream::select_all(watches))
+    stream::select_all(watches)
 }
 
 type Events = BoxStream<'static, watcher::Result<Event<EventExport>>>;
@@ -85,7 +84,7 @@ type Events = BoxStream<'static, watcher::Result<Event<EventExport>>>;
 fn changes(
     events: Events,
     namespace: Option<String>,
-    known: Store<EventExport>,
+    known: ExportCache,
     view: ResourceView,
 ) -> impl Stream<Item = watcher::Result<Event<EventExport>>> + Send {
     let mut listed = HashSet::new();
@@ -103,14 +102,14 @@ fn changes(
                 Vec::new()
             }
             Ok(Event::InitApply(object)) => {
-                listed.insert((object.namespace(), object.name_any()));
+                listed.insert(ExportName::of(&object));
                 vec![Ok(Event::Apply(object))]
             }
             Ok(Event::InitDone) => {
                 let listed = std::mem::take(&mut listed);
-                let gone = known.state().into_iter().filter(|object| {
+                let gone = known.all().into_iter().filter(|object| {
                     let watched = namespace.is_none() || object.namespace() == namespace;
-                    watched && !listed.contains(&(object.namespace(), object.name_any()))
+                    watched && !listed.contains(&ExportName::of(object))
                 });
                 gone.map(|object| Ok(Event::Delete(EventExport::clone(&object))))
                     .collect()
@@ -139,7 +138,6 @@ fn strip(object: &mut EventExport) {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use kube::runtime::reflector;
     use serde_json::json;
 
     use super::*;
@@ -160,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_list_of_one_namespace_deletes_what_is_gone_there() {
-        let (known, mut writer) = reflector::store();
+        let known = ExportCache::default();
         let mut seen = Vec::new();
         let mut feed = |namespace: Option<&str>, events: Vec<Event<EventExport>>| {
             let events = stream::iter(events.into_iter().map(Ok)).boxed();
@@ -174,10 +172,9 @@ mod tests {
             seen.clear();
             while let Some(event) = changed.next().now_or_never().flatten() {
                 let event = event.unwrap();
-                writer.apply_watcher_event(&event);
                 seen.push(match event {
-                    Event::Apply(object) => format!("+{}", object.name_any()),
-                    Event::Delete(object) => format!("-{}", object.name_any()),
+                    Event::Apply(object) => format!("+{}", known.insert(&object).name()),
+                    Event::Delete(object) => format!("-{}", known.remove(&object).name()),
                     _ => "list".to_owned(),
                 });
             }

@@ -43,12 +43,11 @@ pub(super) fn resource_facts(
                 windows.waiting,
                 windows.failed,
             ]
-            .map(u64::from)
         }),
         expired: None,
         events: number(status.events),
         bytes: number(status.bytes),
-        sessions: status.sessions.len() as u64,
+        sessions: u32::try_from(status.sessions.len()).unwrap_or(u32::MAX),
         manifest_sequence: status.manifest.as_ref().map(|manifest| manifest.sequence),
         last_success: None,
         oldest_missing: None,
@@ -60,7 +59,7 @@ pub(super) fn resource_facts(
             let open = snapshot.missing.difference(&snapshot.expired);
             let open = open.difference(&export.accepted_hours(&open));
             let oldest = oldest_day(&open).map(|day| export.window_of(day.date()).unwrap_or(day));
-            facts.expired = Some(snapshot.expired.days().count() as u64);
+            facts.expired = Some(days_of(&snapshot.expired));
             facts.last_success = snapshot.last_stored;
             facts.oldest_missing = oldest.map(Window::end);
             facts.earliest_deletion =
@@ -78,7 +77,7 @@ pub(super) fn resource_facts(
             };
             let expired = hours(&status.expired);
             let oldest = oldest_day(&hours(&status.missing).difference(&expired));
-            facts.expired = status.windows.as_ref().map(|_| expired.days().count() as u64);
+            facts.expired = status.windows.as_ref().map(|_| days_of(&expired));
             facts.oldest_missing = oldest.map(Window::end);
             facts.earliest_deletion =
                 oldest.and_then(|window| earliest_deletion(window, &Snapshot::default(), retention));
@@ -109,6 +108,10 @@ fn status_bool(condition: &Condition) -> Option<bool> {
         "False" => Some(false),
         _ => None,
     }
+}
+
+fn days_of(cells: &HourSet) -> u32 {
+    u32::try_from(cells.days().count()).unwrap_or(u32::MAX)
 }
 
 fn oldest_day(cells: &HourSet) -> Option<Window> {

@@ -12,12 +12,13 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::election::LeaseTiming;
+use super::export_cache::ExportCache;
+use super::export_name::ExportName;
 use super::kube_error::describe_error;
 use super::watch_scope::WatchScope;
 use crate::api::EventExport;
@@ -269,20 +270,16 @@ impl LeaseWatch {
 
     /// Lists the Leases again and again, and wakes the exports that another installation serves or selects than before.
     /// Never returns.
-    pub(super) async fn run(
-        mut self,
-        exports: Store<EventExport>,
-        wake_ups: mpsc::Sender<ObjectRef<EventExport>>,
-    ) {
+    pub(super) async fn run(mut self, exports: ExportCache, wake_ups: mpsc::Sender<ExportName>) {
         loop {
             tokio::time::sleep(self.seen.interval).await;
             let (Some(before), _) = self.refresh().await else {
                 continue;
             };
-            for object in exports.state() {
+            for object in exports.all() {
                 if self.installations.differs_from(&before, &object) {
                     // Fails only if the controller is gone.
-                    let _ = wake_ups.send(ObjectRef::from_obj(&*object)).await;
+                    let _ = wake_ups.send(ExportName::of(&object)).await;
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Controller of `EventExport` resources: observe, decide, act, write the status, with finalizer and leader election.
 //!
 //! Pure: [`access`], [`decide`], [`export_health`], [`status`], [`election`], [`watch_scope`], `gauges`, [`grants`],
-//! `secrets_in_use`. With effects: `reconcile` and its callees, `runs`, `lease`, [`installations`],
+//! `secrets_in_use`, `work_queue`. With effects: `reconcile_loop`, `reconcile` and its callees, `runs`, `lease`, [`installations`],
 //! `verification`, and this file, which starts and stops the parts.
 
 pub mod access;
@@ -14,7 +14,9 @@ pub mod decide;
 pub mod election;
 mod entry;
 pub mod events;
+mod export_cache;
 pub mod export_health;
+mod export_name;
 mod export_watch;
 mod exporter;
 mod finalizer;
@@ -28,6 +30,7 @@ mod lease;
 mod look_request;
 mod metered;
 mod reconcile;
+mod reconcile_loop;
 mod registry;
 mod runs;
 mod secret_watch;
@@ -43,17 +46,14 @@ mod status_writer;
 mod verification;
 pub mod watch_scope;
 mod watch_stream;
+mod work_queue;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::runtime::controller::{self, Controller};
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -68,24 +68,21 @@ pub use lease::LeaseSettings;
 pub use look_request::REQUEST_ANNOTATIONS;
 pub use status_writer::FIELD_MANAGER;
 
-use crate::api::EventExport;
-use crate::shares::queue::DepthLimits;
-use crate::shares::semaphore::FairSemaphore;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::ResourceSource;
 use access_watch::AccessWatch;
 use context::ReconcileContext;
 use events::EventRecorder;
+use export_cache::ExportCache;
+use export_name::ExportName;
 use installations::{Installation, Installations, LeaseWatch};
 use lease::{Leadership, LeaseCandidate};
+use reconcile_loop::LoopSettings;
 use registry::ExportRegistry;
 use runs::{RunEvent, Runs};
 
 /// Margin before another process may lead, in which the remaining tasks are aborted.
 const FENCE_MARGIN: Duration = Duration::from_secs(1);
-
-/// Interval between heartbeats of the controller.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Delay between requests to the API server at startup.
 const START_RETRY: Duration = Duration::from_secs(2);
@@ -164,13 +161,12 @@ async fn run_as_leader(
         () = shutdown.cancelled() => return Ok(()),
         () = leadership.lost().cancelled() => bail!("the lease was lost before the exports of other installations were known"),
     }
-    let (reader, writer) = reflector::store();
+    let exports = ExportCache::default();
     let context = Arc::new(ReconcileContext {
         client: client.clone(),
-        exports: reader.clone(),
+        exports: exports.clone(),
         registry: registry.clone(),
         runs: runs.clone(),
-        turns: FairSemaphore::new(DepthLimits::flat(config.concurrency.into())),
         installations,
         exporter: (config.exporter)(client.clone(), cluster, me.clone()),
         recorder: EventRecorder::new(client.clone(), me, metrics.clone()),
@@ -182,7 +178,7 @@ async fn run_as_leader(
     });
     let source: Arc<dyn ResourceSource> = registry.clone();
     metrics.resources.set_source(Arc::downgrade(&source));
-    let mut access = AccessWatch::new(config.access.clone(), reader.clone(), registry.clone(), metrics);
+    let mut access = AccessWatch::new(config.access.clone(), exports.clone(), registry.clone(), metrics);
     // The files may have changed while another process was the leader.
     access.read_once().await;
     let end = CancellationToken::new();
@@ -190,7 +186,6 @@ async fn run_as_leader(
     let mut controller_task = AbortOnDropHandle::new(tokio::spawn(run_controller(
         config.clone(),
         context.clone(),
-        (reader.clone(), writer),
         woken,
         end.clone(),
     )));
@@ -206,9 +201,9 @@ async fn run_as_leader(
         }))
     };
     let access = AbortOnDropHandle::new(tokio::spawn(access.run()));
-    let overlaps = leases.run(reader.clone(), registry.wake_ups.clone());
+    let overlaps = leases.run(exports, registry.wake_ups.clone());
     let overlaps = AbortOnDropHandle::new(tokio::spawn(overlaps));
-    let verifications = verification::run(context.clone(), reader.clone());
+    let verifications = verification::run(context.clone());
     let verifications = AbortOnDropHandle::new(tokio::spawn(verifications));
     let lost = tokio::select! {
         () = shutdown.cancelled() => false,
@@ -244,7 +239,7 @@ async fn run_as_leader(
         let _ = (&mut reports).await;
     };
     tokio::select! {
-        () = shutdown::finish(&context, &reader, limit, reported) => {}
+        () = shutdown::finish(&context, limit, reported) => {}
         // The shutdown may take longer than the lease, which can be lost meanwhile.
         () = leadership.lost().cancelled() => {
             let left = leadership.time_left().saturating_sub(FENCE_MARGIN);
@@ -269,9 +264,9 @@ async fn apply_run_events(
             () = ended.cancelled() => return,
         };
         let Some(event) = event else { return };
-        if let Some(object) = registry.apply(event) {
+        if let Some(name) = registry.apply(event) {
             // Fails only if the controller is gone.
-            let _ = registry.wake_ups.send(object).await;
+            let _ = registry.wake_ups.send(name).await;
         }
     }
 }
@@ -285,58 +280,25 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Reconciles every resource when it changes, when it is due, and when its task reports a change.
+/// Watches the exports and reconciles them, until `end` is cancelled.
 async fn run_controller(
     config: OperatorConfig,
     context: Arc<ReconcileContext>,
-    (reader, writer): (
-        reflector::Store<EventExport>,
-        reflector::store::Writer<EventExport>,
-    ),
-    woken: mpsc::Receiver<reflector::ObjectRef<EventExport>>,
+    woken: mpsc::Receiver<ExportName>,
     end: CancellationToken,
 ) {
-    let registry = context.registry.clone();
-    let objects = export_watch::watch_exports(
+    let changes = export_watch::watch_exports(
         &context.client,
         &config.scope,
         config.watch,
-        &reader,
+        &context.exports,
         &context.metrics.view,
-    )
-    .inspect_ok(move |event| match event {
-        Event::Apply(object) => registry.replace_recreated(object),
-        Event::Delete(object) => registry.remove(&object.uid().unwrap_or_default()),
-        Event::Init | Event::InitApply(_) | Event::InitDone => {}
-    })
-    .reflect(writer)
-    .applied_objects();
-    let settings = controller::Config::default()
-        // `ReconcileContext::turns` bounds them.
-        .concurrency(0)
-        .debounce(config.debounce);
-    let woken = stream::unfold(woken, |mut woken| async {
-        woken.recv().await.map(|object| (Some(object), woken))
-    });
-    // The controller polls this stream like its other triggers, so it sends heartbeats only while its loop runs.
-    let health = context.health.clone();
-    let heartbeat = stream::unfold(tokio::time::interval(HEARTBEAT_INTERVAL), move |mut interval| {
-        let health = health.clone();
-        async move {
-            interval.tick().await;
-            health.controller_heartbeat(HEARTBEAT_INTERVAL + reconcile::RECONCILE_TIMEOUT);
-            Some((None, interval))
-        }
-    });
-    let woken = stream::select(woken, heartbeat).filter_map(std::future::ready);
-    Controller::for_stream(objects, reader)
-        .with_config(settings)
-        .reconcile_on(woken)
-        .graceful_shutdown_on(end.cancelled_owned())
-        .run(reconcile::reconcile, reconcile::error_policy, context)
-        // `error_policy` logs failed reconciles, and the watch logs its own errors.
-        .for_each(|_| std::future::ready(()))
-        .await;
+    );
+    let settings = LoopSettings {
+        concurrency: config.concurrency,
+        debounce: config.debounce,
+    };
+    reconcile_loop::run(context, changes, woken, settings, end).await;
 }
 
 /// Returns the name of this cluster in the journals of buckets. Retries until it is known; `None` after `shutdown`.

@@ -5,20 +5,18 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
 use tracing::{debug, warn};
 
 use super::act::act;
 use super::context::ReconcileContext;
 use super::decide::{self, ReconcileDecision, ResourceObservation, decide};
 use super::entry::{ExportEntry, Handover, TaskKind, TaskState, has_finalizer};
+use super::export_name::ExportName;
 use super::installations::Ownership;
 use super::kube_error::describe_error;
 use super::status_writer::{WRITE_INTERVAL, update_status};
 use super::{events, finalizer};
 use crate::api::EventExport;
-use crate::shares::queue::Tenant;
 use crate::telemetry::metrics::ReconcileResult;
 
 /// Maximum time that a reconcile may take. A longer one fails and is retried.
@@ -44,29 +42,8 @@ pub(super) enum ReconcileError {
     TimedOut,
 }
 
-/// Reconciles one resource when it is its turn: a namespace with thousands of resources delays no other.
-pub(super) async fn reconcile(
-    object: Arc<EventExport>,
-    context: Arc<ReconcileContext>,
-) -> Result<Action, ReconcileError> {
-    let tenant = Tenant::new(
-        &object.namespace().unwrap_or_default(),
-        &object.spec.space,
-        &object.name_any(),
-    );
-    let _turn = context.turns.acquire(&tenant, 0).await;
-    // It may have changed meanwhile.
-    let Some(object) = context.exports.get(&ObjectRef::from_obj(&*object)) else {
-        return Ok(Action::await_change());
-    };
-    // On the heap: thousands may wait for their turn.
-    Box::pin(reconcile_now(object, context)).await
-}
-
-async fn reconcile_now(
-    object: Arc<EventExport>,
-    context: Arc<ReconcileContext>,
-) -> Result<Action, ReconcileError> {
+/// Reconciles one resource. Returns the delay of the next reconcile; `None`: a change triggers it.
+pub(super) async fn reconcile(object: Arc<EventExport>, context: Arc<ReconcileContext>) -> Option<Duration> {
     let started_at = Instant::now();
     let _guard = context.health.begin_reconcile(RECONCILE_TIMEOUT);
     let result = tokio::time::timeout(RECONCILE_TIMEOUT, reconcile_once(&object, &context))
@@ -78,47 +55,47 @@ async fn reconcile_now(
         ReconcileResult::error
     };
     context.metrics.reconciled(outcome, started_at.elapsed());
-    if result.is_ok()
-        && let Some(uid) = object.uid()
-    {
-        context.registry.with(&uid, |entry| entry.errors = 0);
+    let uid = object.uid().unwrap_or_default();
+    match result {
+        Ok(pause) => {
+            context.registry.with(&uid, |entry| entry.errors = 0);
+            pause
+        }
+        Err(error) => Some(backoff_after(&object, &uid, &error, &context)),
     }
-    result
 }
 
-/// Requeues a resource after a failed reconcile, with exponential backoff.
-#[allow(clippy::needless_pass_by_value)] // signature required by kube
-pub(super) fn error_policy(
-    object: Arc<EventExport>,
+/// Returns the exponential backoff of a failed reconcile, and logs the error.
+fn backoff_after(
+    object: &EventExport,
+    uid: &str,
     error: &ReconcileError,
-    context: Arc<ReconcileContext>,
-) -> Action {
-    let uid = object.uid().unwrap_or_default();
-    let errors = context.registry.with(&uid, |entry| {
+    context: &ReconcileContext,
+) -> Duration {
+    let errors = context.registry.with(uid, |entry| {
         entry.errors = entry.errors.saturating_add(1);
         entry.errors - 1
     });
     let pause = ERROR_BACKOFF_BASE
         .saturating_mul(1 << errors.unwrap_or(0).min(16))
         .min(MAX_ERROR_BACKOFF);
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    warn!(export = format!("{namespace}/{name}"), %error, retry_in = ?pause, "reconcile failed, requeueing");
-    Action::requeue(pause)
+    warn!(export = %ExportName::of(object), %error, retry_in = ?pause, "reconcile failed, requeueing");
+    pause
 }
 
 async fn reconcile_once(
     watched: &Arc<EventExport>,
     context: &Arc<ReconcileContext>,
-) -> Result<Action, ReconcileError> {
+) -> Result<Option<Duration>, ReconcileError> {
     let Some(uid) = watched.uid() else {
-        return Ok(Action::await_change());
+        return Ok(None);
     };
     let Some(object) = newest_version(watched, &uid, context).await? else {
         // The watch delivers its deletion soon.
-        return Ok(Action::requeue(WRITE_INTERVAL));
+        return Ok(Some(WRITE_INTERVAL));
     };
     if !serves(&object, &uid, context).await {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     context
         .registry
@@ -146,8 +123,7 @@ async fn reconcile_once(
     });
     let pauses = [pause, decision.pause(now)];
     let pauses = pauses.into_iter().chain(next.into_iter().flatten());
-    let pause = pauses.flatten().min();
-    Ok(pause.map_or_else(Action::await_change, Action::requeue))
+    Ok(pauses.flatten().min())
 }
 
 fn observe(
@@ -201,8 +177,7 @@ async fn serves(object: &EventExport, uid: &str, context: &ReconcileContext) -> 
     let known = matches!(was.as_deref(), Some(Handover::ServedBy(known)) if *known == serving);
     if !known {
         let me = context.installations.lease();
-        let export = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-        warn!(export, by = %serving, operator = %me, "another installation serves this export, ignoring it");
+        warn!(export = %ExportName::of(object), by = %serving, operator = %me, "another installation serves this export, ignoring it");
         let allowed = || {
             let take = |entry: &mut ExportEntry| entry.rate_limit.take(Instant::now());
             context.registry.with(uid, take).unwrap_or(false)

@@ -1,8 +1,6 @@
 //! Registry of resources and their tasks, keyed by UID. [`ExportRegistry::apply`] records what the tasks report.
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt as _;
-use kube::runtime::reflector::ObjectRef;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZero;
@@ -11,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::decide::{FinishedTask, MAX_FAILURE_BACKOFF, MAX_RELEASE_BACKOFF};
 use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState, spec_digest};
+use super::export_name::ExportName;
 use super::runs::{RunEvent, RunEventKind, Task, TaskId, TaskOutcome};
 use super::secrets::FetchedSecrets;
 use super::secrets_in_use::WatchedObject;
@@ -44,7 +43,7 @@ const UNOBSERVED_IDLE: SignedDuration = SignedDuration::from_mins(1);
 const MAX_LOGGED_NAMES: usize = 10;
 
 /// Channel that triggers the reconcile of a resource.
-pub(super) type WakeUps = mpsc::Sender<ObjectRef<EventExport>>;
+pub(super) type WakeUps = mpsc::Sender<ExportName>;
 
 /// State and task of each resource.
 pub(super) struct ExportRegistry {
@@ -57,7 +56,7 @@ pub(super) struct ExportRegistry {
 struct RegistryState {
     /// Boxed: the table allocates room for up to twice as many entries.
     by_uid: HashMap<Arc<str>, Box<ExportEntry>>,
-    by_name: HashMap<Arc<ObjectRef<EventExport>>, Arc<str>>,
+    by_name: HashMap<ExportName, Arc<str>>,
     by_secret: SecretUsers,
     serial: u64,
     /// True once the process stops: then no task starts.
@@ -76,18 +75,9 @@ fn remove_user(by_secret: &mut SecretUsers, uid: &str, watched: &WatchedObject) 
     }
 }
 
-/// Returns a reference to a resource by name, without version and UID.
-fn object_ref(object: &EventExport) -> ObjectRef<EventExport> {
-    let name = ObjectRef::new(&object.name_any());
-    match object.namespace() {
-        Some(namespace) => name.within(&namespace),
-        None => name,
-    }
-}
-
 impl ExportRegistry {
     /// Creates an empty registry. The receiver gets the resources to reconcile.
-    pub(super) fn new(now: fn() -> Timestamp) -> (Arc<Self>, mpsc::Receiver<ObjectRef<EventExport>>) {
+    pub(super) fn new(now: fn() -> Timestamp) -> (Arc<Self>, mpsc::Receiver<ExportName>) {
         let (wake_ups, woken) = mpsc::channel(WAKE_UP_CAPACITY);
         let registry = Self {
             entries: Mutex::default(),
@@ -112,9 +102,9 @@ impl ExportRegistry {
         let mut entries = self.lock();
         let RegistryState { by_uid, by_name, .. } = &mut *entries;
         let entry = by_uid.entry(uid.into()).or_insert_with_key(|uid| {
-            let object = Arc::new(object_ref(object));
-            by_name.insert(object.clone(), uid.clone());
-            Box::new(ExportEntry::new(object))
+            let name = ExportName::of(object);
+            by_name.insert(name.clone(), uid.clone());
+            Box::new(ExportEntry::new(name))
         });
         f(entry)
     }
@@ -157,11 +147,7 @@ impl ExportRegistry {
 
     /// Records the version of a Secret or ConfigMap from the watch. `None`: deleted. Returns the resources that use another
     /// version.
-    pub(super) fn observe_secret(
-        &self,
-        watched: &WatchedObject,
-        version: Option<&str>,
-    ) -> Vec<ObjectRef<EventExport>> {
+    pub(super) fn observe_secret(&self, watched: &WatchedObject, version: Option<&str>) -> Vec<ExportName> {
         let mut entries = self.lock();
         let RegistryState {
             by_uid, by_secret, ..
@@ -175,7 +161,7 @@ impl ExportRegistry {
                 continue;
             };
             if entry.secrets.observe_version(&watched.object, version) {
-                woken.push(ObjectRef::clone(&entry.object));
+                woken.push(entry.name.clone());
             }
         }
         woken
@@ -224,13 +210,13 @@ impl ExportRegistry {
             entry.runner = Some(runner.clone());
         }
         entry.failure = None;
-        let object = ObjectRef::clone(&entry.object);
+        let name = entry.name.clone();
         let uid = uid.into();
-        entry.state = TaskState::Running(Box::new(spawn(TaskId { uid, object, serial }, task)));
+        entry.state = TaskState::Running(Box::new(spawn(TaskId { uid, name, serial }, task)));
     }
 
     /// Records what a task reports, unless another task has started since. Returns the resource to reconcile.
-    pub(super) fn apply(&self, event: RunEvent) -> Option<ObjectRef<EventExport>> {
+    pub(super) fn apply(&self, event: RunEvent) -> Option<ExportName> {
         let RunEvent { task, kind } = event;
         match kind {
             RunEventKind::Changed => {}
@@ -245,7 +231,7 @@ impl ExportRegistry {
             }
             RunEventKind::Ended(outcome) => self.finish_task(&task.uid, task.serial, outcome),
         }
-        Some(task.object)
+        Some(task.name)
     }
 
     /// Asks the task to stop. Its end triggers a reconcile.
@@ -261,7 +247,7 @@ impl ExportRegistry {
         &self,
         uid: &str,
         condition: impl FnOnce(&ExportEntry) -> bool,
-    ) -> Option<ObjectRef<EventExport>> {
+    ) -> Option<ExportName> {
         let mut entries = self.lock();
         let entry = entries.by_uid.get_mut(uid).filter(|entry| condition(entry))?;
         (entry.restart_requested, entry.failures) = (true, 0);
@@ -270,7 +256,7 @@ impl ExportRegistry {
         {
             running.stop.cancel();
         }
-        Some(ObjectRef::clone(&entry.object))
+        Some(entry.name.clone())
     }
 
     /// Gives a running task the newer spec of its resource. Returns false if it cannot take it.
@@ -351,10 +337,10 @@ impl ExportRegistry {
         }
         if entries
             .by_name
-            .get(&entry.object)
+            .get(&entry.name)
             .is_some_and(|known| **known == *uid)
         {
-            entries.by_name.remove(&entry.object);
+            entries.by_name.remove(&entry.name);
         }
         for watched in entry.secrets.objects() {
             remove_user(&mut entries.by_secret, uid, watched);
@@ -367,7 +353,7 @@ impl ExportRegistry {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
         let known = {
             let entries = self.lock();
-            let known = entries.by_name.get(&object_ref(object)).cloned();
+            let known = entries.by_name.get(&ExportName::of(object)).cloned();
             known.filter(|known| {
                 let entry = entries.by_uid.get(known);
                 **known != *uid && !entry.is_some_and(|entry| entry.is_newer_than(object))
@@ -379,7 +365,7 @@ impl ExportRegistry {
     }
 
     /// Returns the resources with a running task, or with a result that no status shows yet.
-    pub(super) fn unwritten_exports(&self) -> Vec<ObjectRef<EventExport>> {
+    pub(super) fn unwritten_exports(&self) -> Vec<ExportName> {
         let entries = self.lock();
         let running = entries.by_uid.values().filter(|entry| {
             let unwritten = matches!(entry.state, TaskState::Running(_))
@@ -387,7 +373,7 @@ impl ExportRegistry {
                 || entry.verification.is_some();
             unwritten && !entry.served_by_other()
         });
-        running.map(|entry| ObjectRef::clone(&entry.object)).collect()
+        running.map(|entry| entry.name.clone()).collect()
     }
 
     /// Asks all tasks to stop, and starts none any more. They delete their sessions.
@@ -410,7 +396,7 @@ impl ExportRegistry {
         });
         let names: Vec<String> = running
             .take(MAX_LOGGED_NAMES)
-            .map(|entry| entry.object.to_string())
+            .map(|entry| entry.name.to_string())
             .collect();
         names.join(", ")
     }
@@ -429,9 +415,9 @@ impl ExportRegistry {
 impl ResourceSource for ExportRegistry {
     fn all(&self) -> Vec<NamedResource> {
         let named = |entry: &ExportEntry| {
-            let (namespace, name) = (entry.object.namespace.clone(), entry.object.name.clone());
+            let (namespace, name) = (entry.name.namespace().to_owned(), entry.name.name().to_owned());
             let facts = entry.facts.as_deref().cloned();
-            (namespace.unwrap_or_default(), name, facts.unwrap_or_default())
+            (namespace, name, facts.unwrap_or_default())
         };
         let entries = self.lock();
         let served = entries.by_uid.values().filter(|entry| !entry.served_by_other());

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -14,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::entry::{RunningTask, TaskKind, spec_digest};
+use super::export_name::ExportName;
 use super::exporter::ExportRunner;
 use super::start_phase::{StartEvent, StartPhase};
 use super::start_places::{SlowPlaceWait, StartPlace, StartPlaces};
@@ -101,7 +101,7 @@ impl Task {
 #[derive(Clone, Debug)]
 pub(super) struct TaskId {
     pub(super) uid: Arc<str>,
-    pub(super) object: ObjectRef<EventExport>,
+    pub(super) name: ExportName,
     pub(super) serial: u64,
 }
 
@@ -337,7 +337,7 @@ async fn supervise(
             return TaskOutcome::NotStarted;
         }
         runs.metrics.run_panics.inc();
-        error!(export = %id.object, "export panicked (a defect: report it with the lines above)");
+        error!(export = %id.name, "export panicked (a defect: report it with the lines above)");
         TaskOutcome::Crashed
     });
     let outcome = match outcome {

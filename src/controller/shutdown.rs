@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource as _, ResourceExt as _};
 use tokio::time::Instant;
 use tracing::warn;
@@ -13,6 +12,7 @@ use tracing::warn;
 use super::context::ReconcileContext;
 use super::decide::FinishedTask;
 use super::entry::{TaskState, has_finalizer};
+use super::export_name::ExportName;
 use super::finalizer;
 use super::installations::Ownership;
 use super::kube_error::describe_error;
@@ -45,7 +45,6 @@ pub(super) async fn stop_runs(registry: &ExportRegistry, runs: &Runs, limit: Dur
 /// without an operator nobody else would. `reported` waits until the registry knows how the runs ended.
 pub(super) async fn finish(
     context: &Arc<ReconcileContext>,
-    known: &Store<EventExport>,
     limit: Duration,
     reported: impl Future<Output = ()>,
 ) {
@@ -58,18 +57,21 @@ pub(super) async fn finish(
     )
     .await;
     reported.await;
-    let writes =
-        futures::stream::iter(stopped).for_each_concurrent(MAX_CONCURRENT_WRITES, |object| async move {
-            let Some(object) = known.get(&object) else { return };
+    let writes = futures::stream::iter(stopped).for_each_concurrent(
+        MAX_CONCURRENT_WRITES,
+        |name: ExportName| async move {
+            let Some(object) = context.exports.get(&name) else {
+                return;
+            };
             if let Err(error) = write_end(context, &object).await {
-                let export = ObjectRef::from_obj(&*object).to_string();
                 warn!(
-                    export,
+                    export = %name,
                     error = describe_error(&error),
                     "cannot write the status at the end"
                 );
             }
-        });
+        },
+    );
     if tokio::time::timeout_at(until, writes).await.is_err() {
         warn!("the time for the shutdown is over, some statuses are those of running exports");
     }

@@ -17,7 +17,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource as _, ResourceExt as _};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -26,6 +25,7 @@ pub(super) use pick::due_at;
 
 use self::update::{VerificationUpdate, VerifiedCondition};
 use super::context::{ReconcileContext, owner};
+use super::export_name::ExportName;
 use super::exporter::OpenedArchive;
 use super::installations::Ownership;
 use super::kube_error::describe_error;
@@ -55,10 +55,9 @@ const SLICE_TIMEOUT: Duration = Duration::from_hours(1);
 const MAX_UNREAD_TRIES: u32 = 4;
 
 /// Verifies due exports until it is aborted.
-pub(super) async fn run(context: Arc<ReconcileContext>, known: Store<EventExport>) {
+pub(super) async fn run(context: Arc<ReconcileContext>) {
     let mut verifier = Verifier {
         context,
-        known,
         turns: Turns::default(),
     };
     loop {
@@ -70,7 +69,6 @@ pub(super) async fn run(context: Arc<ReconcileContext>, known: Store<EventExport
 
 struct Verifier {
     context: Arc<ReconcileContext>,
-    known: Store<EventExport>,
     turns: Turns,
 }
 
@@ -105,7 +103,7 @@ impl Verifier {
 
     /// Returns the exports that are verified, due or not.
     fn verified_exports(&self) -> Vec<(Candidate, Arc<EventExport>)> {
-        let all = self.known.state().into_iter();
+        let all = self.context.exports.all().into_iter();
         all.filter(|object| self.may_read(object))
             .filter_map(|object| {
                 let uid = object.uid()?;
@@ -148,7 +146,7 @@ impl Verifier {
     }
 
     async fn verify_slice(&mut self, object: &Arc<EventExport>, uid: &str) {
-        let export = ObjectRef::from_obj(&**object).to_string();
+        let export = ExportName::of(object).to_string();
         let spec = object.spec.checked().ok();
         let wanted = spec.as_ref().and_then(|spec| spec.verification);
         let (Some(mut state), Some(spec), Some(wanted)) = (self.state(object, uid), spec, wanted) else {
@@ -234,12 +232,7 @@ impl Verifier {
         };
         if self.context.registry.with(uid, set).is_some() {
             // Fails only if the controller is gone.
-            let _ = self
-                .context
-                .registry
-                .wake_ups
-                .send(ObjectRef::from_obj(object))
-                .await;
+            let _ = self.context.registry.wake_ups.send(ExportName::of(object)).await;
         }
     }
 
@@ -272,10 +265,10 @@ impl Verifier {
 
     /// Waits until the export may not be read any more, or has another spec.
     async fn change(&self, object: &EventExport) {
-        let name = ObjectRef::from_obj(object);
+        let name = ExportName::of(object);
         loop {
             tokio::time::sleep(CHANGE_INTERVAL).await;
-            let same = self.known.get(&name).is_some_and(|now| {
+            let same = self.context.exports.get(&name).is_some_and(|now| {
                 let (now_meta, meta) = (now.meta(), object.meta());
                 now_meta.uid == meta.uid && now_meta.generation == meta.generation && self.may_read(&now)
             });

@@ -40,15 +40,15 @@ pub struct ResourceFacts {
     /// True if `spec.suspend` is set.
     pub suspended: bool,
     /// Numbers of windows wanted, stored, active, waiting and failed.
-    pub windows: Option<[u64; 5]>,
+    pub windows: Option<[u32; 5]>,
     /// Number of windows that the service no longer has.
-    pub expired: Option<u64>,
+    pub expired: Option<u32>,
     /// Events stored.
     pub events: Option<u64>,
     /// Bytes stored.
     pub bytes: Option<u64>,
     /// Sessions that are open because of the resource.
-    pub sessions: u64,
+    pub sessions: u32,
     /// Number of the newest manifest.
     pub manifest_sequence: Option<u32>,
     /// Time at which a window was last stored.
@@ -223,7 +223,7 @@ const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 16] = [
         "resource_expired_windows",
         "Number of requested windows that the service no longer has and that no accepted gap covers.",
         None,
-        |facts| facts.expired.map(count),
+        |facts| facts.expired.map(f64::from),
     ),
     (
         "resource_stored_events",
@@ -241,7 +241,7 @@ const GAUGES: [(&str, &str, Option<Unit>, GaugeValue); 16] = [
         "resource_sessions_open",
         "Number of sessions that are open, or may be, because of the resource.",
         None,
-        |facts| Some(count(facts.sessions)),
+        |facts| Some(f64::from(facts.sessions)),
     ),
     (
         "resource_manifest_sequence",
@@ -390,7 +390,7 @@ impl Collector for ResourceSeries {
                     ("name", name.as_str()),
                     ("state", state),
                 ];
-                ConstGauge::new(count(windows)).encode(family.encode_family(&labels)?)?;
+                ConstGauge::new(f64::from(windows)).encode(family.encode_family(&labels)?)?;
             }
         }
         let help = "1, with the reason of the condition Ready as a label.";
