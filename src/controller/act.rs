@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::context::{ReconcileContext, owner};
@@ -87,11 +88,11 @@ async fn prepare(
     }
 }
 
-/// Starts the export in a task, which waits for its turn: thousands of resources must not use memory at once.
+/// Starts the export in a task when it is its turn: thousands of resources must not use memory at once.
 fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
     let tenant = Tenant::new(&owner.namespace, &object.spec.space, &owner.name);
     let tenant = tenant.grouped(start_priority(object).as_str());
-    let (uid, version) = (owner.uid.clone(), object.clone());
+    let (uid, version, peers) = (owner.uid.clone(), object.clone(), peers_of(object));
     let taken = context.registry.with(&uid, |entry| {
         (entry.take_retry_state(object, (context.now)()), entry.failures)
     });
@@ -100,19 +101,18 @@ fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owne
     let prepare: PrepareFn = Box::new(move || {
         Box::pin(async move { prepare_run(&run_context, &object, &owner, retry_state).await })
     });
-    let task = Task::Export {
-        peers: peers_of(&version),
-        tenant,
-        slow_time,
-        prepare,
-    };
-    spawn(context, &uid, version, task);
-}
-
-fn spawn(context: &ReconcileContext, uid: &str, object: Arc<EventExport>, task: Task) {
+    let (queue_context, queue_uid) = (context.clone(), uid.clone());
     context
         .registry
-        .start_task(uid, task, |id, task| context.runs.spawn(id, object, task));
+        .queue_export(&uid, spec_digest(&version.spec), |serial| {
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                let place = queue_context.runs.place(&peers, &tenant, slow_time).await;
+                let task = Task::Export { place, prepare };
+                let spawn = |id, task| queue_context.runs.spawn(id, version, task);
+                let registry = &queue_context.registry;
+                registry.start_queued(&queue_uid, serial, task, spawn);
+            }))
+        });
 }
 
 /// Gives the newer spec to the running export, or stops it.
@@ -270,7 +270,8 @@ async fn release(context: &ReconcileContext, object: &Arc<EventExport>, owner: &
         }
     };
     info!(export = %full_name(owner), "deleting sessions");
-    spawn(context, &owner.uid, object.clone(), Task::Release(runner));
+    let spawn = |id, task| context.runs.spawn(id, object.clone(), task);
+    context.registry.start_release(&owner.uid, runner, spawn);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::decide::{FinishedTask, ObservedTask, ResourceObservation, deleting_since};
 use super::events::{REFILL_INTERVAL, RateLimit};
@@ -144,6 +145,14 @@ impl PendingStatus {
 
 pub(super) enum TaskState {
     NotStarted,
+    /// An export waits for its place to start. Small: after a restart thousands wait.
+    Queued {
+        serial: u64,
+        /// Digest of the spec with which it starts.
+        spec: u64,
+        /// Dropping it gives up the wait.
+        _wait: AbortOnDropHandle<()>,
+    },
     /// Boxed: idle resources are many.
     Running(Box<RunningTask>),
     Finished {
@@ -216,6 +225,35 @@ impl ExportEntry {
         }
     }
 
+    /// Forgets what the last run left, except for what the next one takes over.
+    pub(super) fn reset_for_run(&mut self) {
+        self.restart_requested = false;
+        if let Some(look) = &mut self.look {
+            // The new run lists the bucket anyway.
+            look.number = 0;
+        }
+        self.suspended = false;
+        (self.last_run, self.release_report, self.runner_rebuilt) = (None, None, false);
+        self.failure = None;
+    }
+
+    /// Asks the task to stop. One that waits for its start is removed at once.
+    pub(super) fn stop(&mut self) {
+        match &self.state {
+            TaskState::Running(running) => running.stop.cancel(),
+            TaskState::Queued { .. } => self.state = TaskState::NotStarted,
+            TaskState::NotStarted | TaskState::Finished { .. } => {}
+        }
+    }
+
+    /// Aborts the task.
+    pub(super) fn abort(&mut self) {
+        self.stop();
+        if let TaskState::Running(running) = &self.state {
+            running.abort.abort();
+        }
+    }
+
     /// Takes the failures with which the last run ended to wait, if it had the spec of `object`. A user who changed
     /// something, or asks for it, ends the waits.
     pub(super) fn take_retry_state(
@@ -264,7 +302,7 @@ impl ExportEntry {
                 let snapshot = running.snapshots.borrow();
                 snapshot.problems.iter().any(|problem| denied(problem.reason))
             }
-            TaskState::NotStarted | TaskState::Finished { .. } => false,
+            TaskState::NotStarted | TaskState::Queued { .. } | TaskState::Finished { .. } => false,
         };
         let waiting = self.retry_state.as_ref();
         let waiting = waiting.and_then(|state| state.export_backoff.as_ref());
@@ -349,6 +387,11 @@ impl ExportEntry {
             restart_requested: self.restart_requested || resumed || self.status_drifted(object),
             task: match &self.state {
                 TaskState::NotStarted => ObservedTask::NotStarted,
+                TaskState::Queued { spec, .. } => ObservedTask::Exporting {
+                    spec: *spec,
+                    in_place: false,
+                    stopping: false,
+                },
                 TaskState::Running(running) => match running.kind {
                     TaskKind::Export => ObservedTask::Exporting {
                         spec: running.spec,

@@ -6,10 +6,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::decide::{FinishedTask, MAX_FAILURE_BACKOFF, MAX_RELEASE_BACKOFF};
 use super::entry::{ExportEntry, RunningTask, TaskKind, TaskState, spec_digest};
 use super::export_name::ExportName;
+use super::exporter::ExportRunner;
 use super::runs::{RunEvent, RunEventKind, Task, TaskId, TaskOutcome};
 use super::secrets::FetchedSecrets;
 use super::secrets_in_use::WatchedObject;
@@ -61,6 +63,13 @@ struct RegistryState {
     serial: u64,
     /// True once the process stops: then no task starts.
     closed: bool,
+}
+
+impl RegistryState {
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
 }
 
 /// UIDs of the resources that use a Secret or ConfigMap.
@@ -185,34 +194,65 @@ impl ExportRegistry {
         }
     }
 
-    /// Records the task that `spawn` starts for a resource.
-    pub(super) fn start_task(&self, uid: &str, task: Task, spawn: impl FnOnce(TaskId, Task) -> RunningTask) {
+    /// Records that the export of a resource waits for its start: `wait` gets the number of the task, and starts the wait,
+    /// which ends with [`ExportRegistry::start_queued`].
+    pub(super) fn queue_export(&self, uid: &str, spec: u64, wait: impl FnOnce(u64) -> AbortOnDropHandle<()>) {
         let mut entries = self.lock();
         if entries.closed {
             return;
         }
-        entries.serial += 1;
-        let serial = entries.serial;
+        let serial = entries.next_serial();
         // The resource may be gone: then nothing would stop the task.
         let Some(entry) = entries.by_uid.get_mut(uid) else {
             return;
         };
-        entry.restart_requested = false;
-        if task.kind() == TaskKind::Export {
-            if let Some(look) = &mut entry.look {
-                // The new task lists the bucket anyway.
-                look.number = 0;
-            }
-            entry.suspended = false;
-            (entry.last_run, entry.release_report, entry.runner_rebuilt) = (None, None, false);
+        entry.reset_for_run();
+        entry.state = TaskState::Queued {
+            serial,
+            spec,
+            _wait: wait(serial),
+        };
+    }
+
+    /// Records the task that `spawn` starts for an export that waited for it. Does nothing if it waits no longer.
+    pub(super) fn start_queued(
+        &self,
+        uid: &str,
+        serial: u64,
+        task: Task,
+        spawn: impl FnOnce(TaskId, Task) -> RunningTask,
+    ) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.by_uid.get_mut(uid) else {
+            return;
+        };
+        if !matches!(&entry.state, TaskState::Queued { serial: queued, .. } if *queued == serial) {
+            return;
         }
-        if let Task::Release(runner) = &task {
-            entry.runner = Some(runner.clone());
+        // What was requested while it waited.
+        entry.reset_for_run();
+        start(entry, uid, serial, |id| spawn(id, task));
+    }
+
+    /// Records the task that `spawn` starts to delete the sessions of a resource.
+    pub(super) fn start_release(
+        &self,
+        uid: &str,
+        runner: Arc<dyn ExportRunner>,
+        spawn: impl FnOnce(TaskId, Task) -> RunningTask,
+    ) {
+        let mut entries = self.lock();
+        if entries.closed {
+            return;
         }
-        entry.failure = None;
-        let name = entry.name.clone();
-        let uid = uid.into();
-        entry.state = TaskState::Running(Box::new(spawn(TaskId { uid, name, serial }, task)));
+        let serial = entries.next_serial();
+        // The resource may be gone: then nothing would stop the task.
+        let Some(entry) = entries.by_uid.get_mut(uid) else {
+            return;
+        };
+        (entry.restart_requested, entry.failure) = (false, None);
+        entry.runner = Some(runner.clone());
+        start(entry, uid, serial, |id| spawn(id, Task::Release(runner)));
     }
 
     /// Records what a task reports, unless another task has started since. Returns the resource to reconcile.
@@ -234,10 +274,10 @@ impl ExportRegistry {
         Some(task.name)
     }
 
-    /// Asks the task to stop. Its end triggers a reconcile.
+    /// Asks the task to stop; its end triggers a reconcile. One that waits for its start is removed at once.
     pub(super) fn stop(&self, uid: &str) {
-        if let Some(TaskState::Running(running)) = self.lock().by_uid.get(uid).map(|entry| &entry.state) {
-            running.stop.cancel();
+        if let Some(entry) = self.lock().by_uid.get_mut(uid) {
+            entry.stop();
         }
     }
 
@@ -280,9 +320,8 @@ impl ExportRegistry {
 
     /// Aborts the task.
     pub(super) fn abort(&self, uid: &str) {
-        if let Some(TaskState::Running(running)) = self.lock().by_uid.get(uid).map(|entry| &entry.state) {
-            running.stop.cancel();
-            running.abort.abort();
+        if let Some(entry) = self.lock().by_uid.get_mut(uid) {
+            entry.abort();
         }
     }
 
@@ -329,12 +368,10 @@ impl ExportRegistry {
     /// Removes a deleted resource, and asks its task to stop.
     pub(super) fn remove(&self, uid: &str) {
         let mut entries = self.lock();
-        let Some(entry) = entries.by_uid.remove(uid) else {
+        let Some(mut entry) = entries.by_uid.remove(uid) else {
             return;
         };
-        if let TaskState::Running(running) = &entry.state {
-            running.stop.cancel();
-        }
+        entry.stop();
         if entries
             .by_name
             .get(&entry.name)
@@ -380,10 +417,8 @@ impl ExportRegistry {
     pub(super) fn stop_all(&self) {
         let mut entries = self.lock();
         entries.closed = true;
-        for entry in entries.by_uid.values() {
-            if let TaskState::Running(running) = &entry.state {
-                running.stop.cancel();
-            }
+        for entry in entries.by_uid.values_mut() {
+            entry.stop();
         }
     }
 
@@ -403,13 +438,15 @@ impl ExportRegistry {
 
     /// Aborts all tasks.
     pub(super) fn abort_all(&self) {
-        for entry in self.lock().by_uid.values() {
-            if let TaskState::Running(running) = &entry.state {
-                running.stop.cancel();
-                running.abort.abort();
-            }
+        for entry in self.lock().by_uid.values_mut() {
+            entry.abort();
         }
     }
+}
+
+fn start(entry: &mut ExportEntry, uid: &str, serial: u64, spawn: impl FnOnce(TaskId) -> RunningTask) {
+    let (uid, name) = (uid.into(), entry.name.clone());
+    entry.state = TaskState::Running(Box::new(spawn(TaskId { uid, name, serial })));
 }
 
 impl ResourceSource for ExportRegistry {
@@ -575,5 +612,52 @@ mod tests {
             let next = at.checked_add(SignedDuration::from_hours(24)).unwrap();
             assert_eq!(daily_run(*at, &n.to_string()), next);
         }
+    }
+
+    #[tokio::test]
+    async fn an_export_that_waits_for_its_start_holds_no_task_once_it_is_stopped() {
+        let spec = serde_json::json!({
+            "space": "s", "dateRange": {"start": "2018-06-01"},
+            "source": {"region": "ng", "credentialsSecretRef": {"name": "tracker"}},
+            "destination": {"s3": {"bucket": "audit"}},
+        });
+        let object = EventExport::new("june", serde_json::from_value(spec).unwrap());
+        let (registry, _woken) = ExportRegistry::new(Timestamp::now);
+        registry.with_or_insert("uid", &object, |_| ());
+        let queue = || {
+            let (ended, end) = tokio::sync::oneshot::channel::<()>();
+            let mut number = 0;
+            registry.queue_export("uid", 1, |serial| {
+                number = serial;
+                AbortOnDropHandle::new(tokio::spawn(async move {
+                    let _ended = ended;
+                    std::future::pending::<()>().await;
+                }))
+            });
+            (number, end)
+        };
+        let waits = || {
+            let waits = |entry: &mut ExportEntry| matches!(entry.state, TaskState::Queued { .. });
+            registry.with("uid", waits).unwrap()
+        };
+        let place = super::super::start_places::StartPlaces::new();
+        let tenant = crate::shares::queue::Tenant::new("", "s", "june");
+        let (stopped, end) = queue();
+        assert!(waits());
+        registry.stop("uid");
+        assert!(!waits());
+        assert!(end.await.is_err(), "its task is gone");
+        // Its place came too late, while it waits again.
+        let (_again, end) = queue();
+        let task = Task::Export {
+            place: place.acquire("peers", &tenant, std::time::Duration::ZERO).await,
+            prepare: Box::new(|| unreachable!()),
+        };
+        registry.start_queued("uid", stopped, task, |_, _| unreachable!());
+        assert!(waits());
+        registry.stop_all();
+        assert!(end.await.is_err());
+        queue();
+        assert!(!waits(), "nothing starts any more");
     }
 }

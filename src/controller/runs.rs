@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -59,18 +59,14 @@ pub(super) struct PreparedRun {
     pub(super) has_finalizer: bool,
 }
 
-/// Prepares the runner of an export. Called only when the export has a permit: the clients of thousands of waiting
+/// Prepares the runner of an export. Called only when the export has a place: the clients of thousands of waiting
 /// exports would use too much memory. Returns the outcome if the export cannot start.
 pub(super) type PrepareFn = Box<dyn FnOnce() -> BoxFuture<'static, Result<PreparedRun, TaskOutcome>> + Send>;
 
 /// Task before it starts.
 pub(super) enum Task {
-    /// The tenant is that of the queues for starts, without the peers.
     Export {
-        peers: String,
-        tenant: Tenant,
-        /// Time for which it keeps its place among the exports with slow peers although others wait.
-        slow_time: Duration,
+        place: (StartPlace, SlowPlaceWait),
         prepare: PrepareFn,
     },
     Release(Arc<dyn ExportRunner>),
@@ -84,15 +80,6 @@ impl StartPriority {
             Self::Failing => "failing",
             Self::CaughtUp => "caught-up",
             Self::Complete => "complete",
-        }
-    }
-}
-
-impl Task {
-    pub(super) const fn kind(&self) -> TaskKind {
-        match self {
-            Self::Export { .. } => TaskKind::Export,
-            Self::Release(_) => TaskKind::Release,
         }
     }
 }
@@ -159,8 +146,7 @@ impl Runs {
     /// Starts a task for a version of a resource.
     pub(super) fn spawn(self: &Arc<Self>, id: TaskId, object: Arc<EventExport>, task: Task) -> RunningTask {
         let (out, snapshots) = watch::channel(Arc::<Snapshot>::default());
-        let (admit, admitted) = oneshot::channel();
-        let (stop, kind, serial) = (CancellationToken::new(), task.kind(), id.serial);
+        let (stop, serial) = (CancellationToken::new(), id.serial);
         let (look, looks) = watch::channel(0);
         let (newest_spec, updates) = watch::channel(SpecUpdate::default());
         let (sessions, grant) = SessionPermission::asked();
@@ -173,15 +159,25 @@ impl Runs {
             sessions,
             retry_state: None,
         };
-        let work = run_task(
-            self.clone(),
-            id.clone(),
-            task,
-            out,
-            (control, grant.clone()),
-            admit,
-        );
-        let work = tokio::spawn(work);
+        let (kind, start, work) = match task {
+            Task::Export { place, prepare } => (
+                TaskKind::Export,
+                StartPhase::Listing(place.0, place.1),
+                tokio::spawn(run_export(
+                    self.clone(),
+                    id.clone(),
+                    prepare,
+                    out,
+                    control,
+                    grant.clone(),
+                )),
+            ),
+            Task::Release(runner) => (
+                TaskKind::Release,
+                StartPhase::Started,
+                tokio::spawn(async move { TaskOutcome::Released(runner.release().await) }),
+            ),
+        };
         let running = RunningTask {
             serial,
             kind,
@@ -194,15 +190,20 @@ impl Runs {
             abort: work.abort_handle(),
             snapshots: snapshots.clone(),
         };
-        self.tasks.spawn(supervise(
-            self.clone(),
-            id,
-            work,
-            snapshots,
-            admitted,
-            (grant, stop),
-        ));
+        self.tasks
+            .spawn(supervise(self.clone(), id, work, snapshots, start, (grant, stop)));
         running
+    }
+
+    /// Waits for the place of an export that starts. The tenant is that of the queues for starts, without the peers.
+    /// `slow_time`: time for which it keeps its place among the exports with slow peers although others wait.
+    pub(super) async fn place(
+        &self,
+        peers: &str,
+        tenant: &Tenant,
+        slow_time: Duration,
+    ) -> (StartPlace, SlowPlaceWait) {
+        self.places.acquire(peers, tenant, slow_time).await
     }
 
     /// Waits until all tasks have ended, at most for `limit`. Returns the number of those that have not.
@@ -221,28 +222,14 @@ impl Runs {
     }
 }
 
-async fn run_task(
+async fn run_export(
     runs: Arc<Runs>,
     id: TaskId,
-    task: Task,
+    prepare: PrepareFn,
     out: watch::Sender<Arc<Snapshot>>,
-    (control, grant): (RunControl, SessionGrant),
-    admit: oneshot::Sender<(StartPlace, SlowPlaceWait)>,
+    control: RunControl,
+    grant: SessionGrant,
 ) -> TaskOutcome {
-    let (peers, tenant, slow_time, prepare) = match task {
-        Task::Release(runner) => return TaskOutcome::Released(runner.release().await),
-        Task::Export {
-            peers,
-            tenant,
-            slow_time,
-            prepare,
-        } => (peers, tenant, slow_time, prepare),
-    };
-    let prepared = async {
-        // Without a supervisor, the place is dropped.
-        let _ = admit.send(runs.places.acquire(&peers, &tenant, slow_time).await);
-        prepare().await
-    };
     let PreparedRun {
         runner,
         head,
@@ -251,7 +238,7 @@ async fn run_task(
     } = tokio::select! {
         biased;
         () = control.stop.cancelled() => return TaskOutcome::Exported(Arc::default()),
-        prepared = prepared => match prepared {
+        prepared = prepare() => match prepared {
             Ok(prepared) => prepared,
             Err(outcome) => return outcome,
         }
@@ -269,15 +256,8 @@ async fn run_task(
 }
 
 /// Returns the next event of an export that starts, without its request for sessions. Cancel safe.
-async fn next_start_event(
-    phase: &mut StartPhase<StartPlace, SlowPlaceWait>,
-    admitted: &mut oneshot::Receiver<(StartPlace, SlowPlaceWait)>,
-) -> StartEvent<StartPlace, SlowPlaceWait> {
+async fn next_start_event(phase: &mut StartPhase<StartPlace, SlowPlaceWait>) -> StartEvent<StartPlace> {
     match phase {
-        StartPhase::Queued => match admitted.await {
-            Ok((place, wait)) => StartEvent::Admitted(place, wait),
-            Err(_) => StartEvent::NotAdmitted,
-        },
         StartPhase::Listing(_, wait) => StartEvent::SlowPlace(wait.await),
         StartPhase::Slow(place) => {
             place.asked_back().await;
@@ -293,7 +273,7 @@ async fn supervise(
     id: TaskId,
     mut work: JoinHandle<TaskOutcome>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    mut admitted: oneshot::Receiver<(StartPlace, SlowPlaceWait)>,
+    mut start: StartPhase<StartPlace, SlowPlaceWait>,
     (mut grant, stop): (SessionGrant, CancellationToken),
 ) {
     let (mut running, mut sessions) = (
@@ -301,7 +281,6 @@ async fn supervise(
         GaugeShare::of(&runs.metrics.sessions_open),
     );
     running.set(1);
-    let mut start = StartPhase::Queued;
     let mut changed = false;
     let mut quiet_until = Instant::now();
     let outcome = loop {
@@ -319,7 +298,7 @@ async fn supervise(
                 continue;
             }
             () = grant.wanted(), if !start.is_over() => StartEvent::SessionsWanted,
-            event = next_start_event(&mut start, &mut admitted) => event,
+            event = next_start_event(&mut start) => event,
         };
         let asks = matches!(event, StartEvent::SessionsWanted) && !grant.is_given();
         start = start.after(event);

@@ -3,8 +3,6 @@
 /// Phase of an export that starts. `P` is a place in a queue, given back when it is dropped; `W` is the wait for the next one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StartPhase<P, W> {
-    /// Waits for a place among the first listings.
-    Queued,
     /// Reads its Secrets and lists its bucket for the first time. Waits meanwhile for a place among the exports with slow
     /// peers.
     Listing(P, W),
@@ -18,11 +16,7 @@ pub(super) enum StartPhase<P, W> {
 
 /// Event of an export that starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum StartEvent<P, W> {
-    /// The export has its first place, and begins to wait for the next one.
-    Admitted(P, W),
-    /// The task ended before it had a place.
-    NotAdmitted,
+pub(super) enum StartEvent<P> {
     /// The wait for the next place is over.
     SlowPlace(P),
     /// Another export waits for the place.
@@ -34,11 +28,10 @@ pub(super) enum StartEvent<P, W> {
 impl<P, W> StartPhase<P, W> {
     /// Returns the phase after an event. An event that does not belong to the phase changes nothing.
     #[must_use]
-    pub(super) fn after(self, event: StartEvent<P, W>) -> Self {
+    pub(super) fn after(self, event: StartEvent<P>) -> Self {
         match (self, event) {
             (Self::Leaving(place), _) | (Self::Slow(place), StartEvent::AskedBack) => Self::Leaving(place),
-            (_, StartEvent::SessionsWanted) | (Self::Queued, StartEvent::NotAdmitted) => Self::Started,
-            (Self::Queued, StartEvent::Admitted(place, wait)) => Self::Listing(place, wait),
+            (_, StartEvent::SessionsWanted) => Self::Started,
             (Self::Listing(..), StartEvent::SlowPlace(place)) => Self::Slow(place),
             (phase, _) => phase,
         }
@@ -56,32 +49,19 @@ mod tests {
 
     #[test]
     fn an_export_holds_one_place_until_it_wants_sessions() {
-        use StartEvent::{Admitted, AskedBack, NotAdmitted, SessionsWanted, SlowPlace};
-        use StartPhase::{Leaving, Listing, Queued, Slow, Started};
+        use StartEvent::{AskedBack, SessionsWanted, SlowPlace};
+        use StartPhase::{Leaving, Listing, Slow, Started};
         let listing = Listing("first", "wait");
-        let (slow, leaving) = (Slow("old"), Leaving("old"));
-        // Phase; the phases after a first place, none, the next place, that is asked back, the request for sessions.
+        let leaving = Leaving("old");
+        // Phase; the phases after the next place, that is asked back, the request for sessions.
         let table = [
-            (Queued, [listing.clone(), Started, Queued, Queued, Started]),
-            (
-                listing.clone(),
-                [listing.clone(), listing.clone(), Slow("next"), listing, Started],
-            ),
-            (
-                slow.clone(),
-                [slow.clone(), slow.clone(), slow, leaving.clone(), Started],
-            ),
-            (leaving.clone(), [(); 5].map(|()| leaving.clone())),
-            (Started, [(); 5].map(|()| Started)),
+            (listing.clone(), [Slow("next"), listing, Started]),
+            (Slow("old"), [Slow("old"), leaving.clone(), Started]),
+            (leaving.clone(), [(); 3].map(|()| leaving.clone())),
+            (Started, [(); 3].map(|()| Started)),
         ];
         for (phase, row) in table {
-            let events = [
-                Admitted("first", "wait"),
-                NotAdmitted,
-                SlowPlace("next"),
-                AskedBack,
-                SessionsWanted,
-            ];
+            let events = [SlowPlace("next"), AskedBack, SessionsWanted];
             for (event, expected) in events.into_iter().zip(row) {
                 assert_eq!(
                     phase.clone().after(event.clone()),

@@ -67,7 +67,10 @@ fn known_state(entry: &ExportEntry, object: &EventExport) -> KnownState {
             (None, Some((snapshot, export))) => KnownState::Observed(snapshot.clone(), export.clone()),
             (None, None) => KnownState::Unknown,
         },
-        TaskState::NotStarted | TaskState::Running(_) | TaskState::Finished { .. } => KnownState::Starting,
+        TaskState::NotStarted
+        | TaskState::Queued { .. }
+        | TaskState::Running(_)
+        | TaskState::Finished { .. } => KnownState::Starting,
     }
 }
 
