@@ -1,4 +1,4 @@
-//! What a run is told from outside: signals, a newer spec, and what is remembered of an earlier run. No I/O.
+//! Control of a run from outside: signals, a newer spec, and what is remembered of an earlier run. No I/O.
 
 use std::sync::Arc;
 
