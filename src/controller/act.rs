@@ -15,7 +15,6 @@ use super::exporter::{ExportRunner, Owner};
 use super::kube_error::describe_error;
 use super::runs::{PrepareFn, PreparedRun, StartPriority, Task, TaskOutcome};
 use super::secrets::{self, FetchedSecrets, SecretReference};
-use super::start_places::slow_start_time;
 use super::{events, finalizer, head_status};
 use crate::api::{
     ConditionType, EventExport, LastError, Reason, ReferencedObject, SettingNames, find_condition,
@@ -91,13 +90,16 @@ async fn prepare(
 /// Starts the export in a task when it is its turn: thousands of resources must not use memory at once.
 fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owner) {
     let tenant = Tenant::new(&owner.namespace, &object.spec.space, &owner.name);
-    let tenant = tenant.grouped(start_priority(object).as_str());
+    let priority = start_priority(object);
+    let tenant = tenant.grouped(priority.as_str());
     let (uid, version, peers) = (owner.uid.clone(), object.clone(), peers_of(object));
     let taken = context.registry.with(&uid, |entry| {
         (entry.take_retry_state(object, (context.now)()), entry.failures)
     });
     let (retry_state, failures) = taken.unwrap_or_default();
-    let (slow_time, run_context, object) = (slow_start_time(failures), context.clone(), object.clone());
+    // After a restart only the status knows of failures.
+    let failures = failures.max(u32::from(priority == StartPriority::Failing));
+    let (run_context, object) = (context.clone(), object.clone());
     let prepare: PrepareFn = Box::new(move || {
         Box::pin(async move { prepare_run(&run_context, &object, &owner, retry_state).await })
     });
@@ -106,7 +108,7 @@ fn start(context: &Arc<ReconcileContext>, object: &Arc<EventExport>, owner: Owne
         .registry
         .queue_export(&uid, spec_digest(&version.spec), |serial| {
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let place = queue_context.runs.place(&peers, &tenant, slow_time).await;
+                let place = queue_context.runs.place(&peers, &tenant, failures).await;
                 let task = Task::Export { place, prepare };
                 let spawn = |id, task| queue_context.runs.spawn(id, version, task);
                 let registry = &queue_context.registry;

@@ -1,6 +1,6 @@
 //! Exports as the watch delivered them last. No I/O.
 //!
-//! It takes the place of kube's store, of which each key has four strings and each change is a deep copy.
+//! It takes the place of kube's store, of which each key has four strings.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

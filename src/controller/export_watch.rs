@@ -51,7 +51,8 @@ pub(super) fn begin_view(scope: &WatchScope, view: &ResourceView) {
     }
 }
 
-/// Returns the changes of the exports of a scope: `Apply` and `Delete` only. A complete list of one namespace becomes an `Apply` of each export in it, and a `Delete` of each other one that `known` has there.
+/// Returns the changes of the exports of a scope: `Apply` and `Delete` only. A complete list of one namespace becomes an
+/// `Apply` of each export in it, and a `Delete` of each other one that `known` has there.
 pub(super) fn watch_exports(
     client: &Client,
     scope: &WatchScope,

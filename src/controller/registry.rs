@@ -66,9 +66,12 @@ struct RegistryState {
 }
 
 impl RegistryState {
-    fn next_serial(&mut self) -> u64 {
+    /// Returns the number of the next task, and the entry that it is for. `None`: the process stops, or the resource is gone,
+    /// and nothing would stop the task.
+    fn next_task(&mut self, uid: &str) -> Option<(u64, &mut ExportEntry)> {
+        let entry = self.by_uid.get_mut(uid).filter(|_| !self.closed)?;
         self.serial += 1;
-        self.serial
+        Some((self.serial, entry))
     }
 }
 
@@ -198,12 +201,7 @@ impl ExportRegistry {
     /// which ends with [`ExportRegistry::start_queued`].
     pub(super) fn queue_export(&self, uid: &str, spec: u64, wait: impl FnOnce(u64) -> AbortOnDropHandle<()>) {
         let mut entries = self.lock();
-        if entries.closed {
-            return;
-        }
-        let serial = entries.next_serial();
-        // The resource may be gone: then nothing would stop the task.
-        let Some(entry) = entries.by_uid.get_mut(uid) else {
+        let Some((serial, entry)) = entries.next_task(uid) else {
             return;
         };
         entry.reset_for_run();
@@ -242,12 +240,7 @@ impl ExportRegistry {
         spawn: impl FnOnce(TaskId, Task) -> RunningTask,
     ) {
         let mut entries = self.lock();
-        if entries.closed {
-            return;
-        }
-        let serial = entries.next_serial();
-        // The resource may be gone: then nothing would stop the task.
-        let Some(entry) = entries.by_uid.get_mut(uid) else {
+        let Some((serial, entry)) = entries.next_task(uid) else {
             return;
         };
         (entry.restart_requested, entry.failure) = (false, None);
@@ -353,7 +346,10 @@ impl ExportRegistry {
                 }
                 after_export(entry, uid, snapshot, now)
             }
-            TaskOutcome::GaveWay(snapshot) => after_giving_way(entry, uid, snapshot, now),
+            TaskOutcome::GaveWay(snapshot) => {
+                let bucket = running.object.spec.destination.s3.bucket.clone();
+                after_giving_way(entry, uid, snapshot, &bucket, now)
+            }
             TaskOutcome::Released(released) => after_release(entry, released, now),
             TaskOutcome::Blocked(failure) => after_blocked(entry, failure, now),
             TaskOutcome::NotStarted => after_not_started(entry, now),
@@ -502,18 +498,19 @@ fn daily_run(now: Timestamp, uid: &str) -> Timestamp {
     Timestamp::from_second(earliest.saturating_add(wait)).unwrap_or(Timestamp::MAX)
 }
 
-/// Returns the result of a run whose peers did not answer in time: it is tried again, with more time.
+/// Returns the result of a run that gave its place up: it is tried again, with more time.
 fn after_giving_way(
     entry: &mut ExportEntry,
     uid: &str,
-    snapshot: Arc<Snapshot>,
+    mut snapshot: Arc<Snapshot>,
+    bucket: &str,
     now: Timestamp,
 ) -> FinishedTask {
     let failures = entry.failures;
     let seconds = slow_start_time(failures).as_secs();
     if !snapshot.observed {
         let message = format!(
-            "the store did not list the bucket within {seconds} s, while other exports waited to start: tried again with more time"
+            "bucket {bucket} was not listed within {seconds} s of the start, while other exports waited to start: it is tried again with more time"
         );
         return after_blocked(
             entry,
@@ -522,9 +519,8 @@ fn after_giving_way(
         );
     }
     let message = format!(
-        "the service did not answer within {seconds} s, while other exports waited to start: tried again with more time"
+        "no session was needed or possible within {seconds} s of the start, while other exports waited to start: the service or its UAA may not answer; it is tried again with more time"
     );
-    let mut snapshot = snapshot;
     let retry_at = later(now, backoff(failures, MAX_FAILURE_BACKOFF));
     Arc::make_mut(&mut snapshot).problems.push(Problem {
         reason: Reason::SourceUnreachable,
@@ -650,7 +646,7 @@ mod tests {
         // Its place came too late, while it waits again.
         let (_again, end) = queue();
         let task = Task::Export {
-            place: place.acquire("peers", &tenant, std::time::Duration::ZERO).await,
+            place: place.acquire("peers", &tenant, 0).await,
             prepare: Box::new(|| unreachable!()),
         };
         registry.start_queued("uid", stopped, task, |_, _| unreachable!());

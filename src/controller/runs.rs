@@ -196,14 +196,13 @@ impl Runs {
     }
 
     /// Waits for the place of an export that starts. The tenant is that of the queues for starts, without the peers.
-    /// `slow_time`: time for which it keeps its place among the exports with slow peers although others wait.
     pub(super) async fn place(
         &self,
         peers: &str,
         tenant: &Tenant,
-        slow_time: Duration,
+        failures: u32,
     ) -> (StartPlace, SlowPlaceWait) {
-        self.places.acquire(peers, tenant, slow_time).await
+        self.places.acquire(peers, tenant, failures).await
     }
 
     /// Waits until all tasks have ended, at most for `limit`. Returns the number of those that have not.

@@ -36,8 +36,11 @@ const MAX_STARTS_OF_PEERS: u64 = 80;
 const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time for which an export keeps its place among those with slow peers although others wait for it: 10 s, doubled with each
-/// failure of the export, at most 2 min.
-const SLOW_START_TIMES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(2));
+/// failure of the export, so that the listing of a large bucket ends too.
+const SLOW_START_TIME: Duration = Duration::from_secs(10);
+
+/// Maximum number of times that it is doubled: to 11 h.
+const MAX_DOUBLINGS: u32 = 12;
 
 /// Factor of that time for exports that wait for the same peers: most of them cannot work either, and each try costs time of the
 /// processor.
@@ -85,8 +88,7 @@ struct PeerQueues {
 
 /// Returns the time for which an export keeps its place among those with slow peers although others wait for it.
 pub(super) fn slow_start_time(failures: u32) -> Duration {
-    let (first, longest) = SLOW_START_TIMES;
-    first.saturating_mul(1 << failures.min(8)).min(longest)
+    SLOW_START_TIME.saturating_mul(1 << failures.min(MAX_DOUBLINGS))
 }
 
 impl StartQueue {
@@ -164,14 +166,16 @@ impl StartPlaces {
     }
 
     /// Waits for a place for the first listing. Also returns the wait for the next place, which begins when it is polled; that
-    /// place is kept for `slow_time` although others wait.
+    /// place is kept for a time that grows with the failures. Exports that failed share places as one group, so that
+    /// thousands of them delay no other.
     pub(super) async fn acquire(
         &self,
         peers: &str,
         tenant: &Tenant,
-        slow_time: Duration,
+        failures: u32,
     ) -> (StartPlace, SlowPlaceWait) {
-        let tenant = tenant.grouped(peers);
+        let group = if failures > 0 { "failed" } else { "others" };
+        let (tenant, slow_time) = (tenant.grouped(peers).below(group), slow_start_time(failures));
         let queues = [self.slow_starts.clone(), self.queue_of(peers)];
         let of_peers = Arc::new(queues[1].places.acquire(&tenant, 0).await);
         let first = self.first_listings.acquire(&tenant, 0).await;
@@ -200,7 +204,7 @@ impl StartPlaces {
 mod tests {
     use super::*;
 
-    const TIME: Duration = Duration::from_secs(10);
+    const TIME: Duration = SLOW_START_TIME;
 
     /// Returns whether each place is asked back.
     async fn asked_back(places: &mut [StartPlace]) -> Vec<bool> {
@@ -213,10 +217,19 @@ mod tests {
     }
 
     async fn acquire(places: &StartPlaces, peers: &str, namespace: &str) -> Option<StartPlace> {
+        acquire_after(places, peers, namespace, 0).await
+    }
+
+    async fn acquire_after(
+        places: &StartPlaces,
+        peers: &str,
+        namespace: &str,
+        failures: u32,
+    ) -> Option<StartPlace> {
         let tenant = Tenant::new(namespace, "space", "export");
         // The clock stands still unless all wait.
         let limit = Duration::from_mins(1);
-        let (place, slow) = tokio::time::timeout(limit, places.acquire(peers, &tenant, TIME))
+        let (place, slow) = tokio::time::timeout(limit, places.acquire(peers, &tenant, failures))
             .await
             .ok()?;
         let slow = tokio::time::timeout(limit, slow).await;
@@ -255,7 +268,7 @@ mod tests {
         }
         assert_eq!(asked_back(&mut held[..2]).await, [false, false], "nobody waits");
         {
-            let mut waits = std::pin::pin!(places.acquire("hang", &tenant, TIME));
+            let mut waits = std::pin::pin!(places.acquire("hang", &tenant, 0));
             assert!(futures::poll!(&mut waits).is_pending());
             assert_eq!(asked_back(&mut held[..3]).await, [true, false, false]);
             held.remove(0);
@@ -268,7 +281,7 @@ mod tests {
         for number in 0..MAX_SLOW_STARTS + 3 * RESERVED_SLOW_STARTS {
             held.extend(acquire(&places, &format!("peers-{number}"), &format!("team-{number}")).await);
         }
-        let (_first, mut slow) = places.acquire("others", &tenant, TIME).await;
+        let (_first, mut slow) = places.acquire("others", &tenant, 0).await;
         assert!(
             tokio::time::timeout(Duration::from_mins(1), &mut slow)
                 .await
@@ -277,6 +290,36 @@ mod tests {
         assert_eq!(asked_back(&mut held[5..7]).await, [true, false]);
         held.remove(5);
         slow.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn exports_that_failed_leave_places_to_others() {
+        let places = StartPlaces::new();
+        let mut held = Vec::new();
+        // Each has a namespace and peers of its own, as many as get a place.
+        for number in 0..2 * MAX_SLOW_STARTS {
+            let peers = format!("peers-{number}");
+            let Some(place) = acquire_after(&places, &peers, &format!("team-{number}"), 9).await else {
+                break;
+            };
+            held.push(place);
+        }
+        assert!(acquire_after(&places, "more", "more", 9).await.is_none());
+        let new = acquire(&places, "new", "new").await;
+        assert!(new.is_some(), "beside {} places", held.len());
+        // The next one without a failure has to wait, and is served before one that failed and waits for longer.
+        let queue = &places.slow_starts.places;
+        let [failed, others] =
+            ["failed", "others"].map(|group| Tenant::new("next", "space", "export").below(group));
+        let mut failed = std::pin::pin!(queue.acquire(&failed, 0));
+        assert!(futures::poll!(&mut failed).is_pending());
+        let mut others = std::pin::pin!(queue.acquire(&others, 0));
+        assert!(futures::poll!(&mut others).is_pending());
+        held.truncate(held.len() - 2);
+        let permit = futures::poll!(&mut others);
+        assert!(permit.is_ready() && futures::poll!(&mut failed).is_pending());
+        drop(permit);
+        assert!(futures::poll!(&mut failed).is_ready());
     }
 
     #[tokio::test(start_paused = true)]
@@ -292,9 +335,9 @@ mod tests {
             Tenant::new("team-0", "space", "export"),
             Tenant::new("new", "space", "export"),
         );
-        let (_first, slow) = places.acquire("hang", &team, 4 * TIME).await;
+        let (_first, slow) = places.acquire("hang", &team, 2).await;
         let mut place = slow.await;
-        let mut waits = std::pin::pin!(places.acquire("hang", &new, TIME));
+        let mut waits = std::pin::pin!(places.acquire("hang", &new, 0));
         assert!(futures::poll!(&mut waits).is_pending());
         place.asked_back().await;
         assert!(began.elapsed() >= 12 * TIME, "{:?}", began.elapsed());
@@ -303,7 +346,7 @@ mod tests {
     #[test]
     fn the_time_of_a_slow_start_doubles() {
         let times = [0, 1, 2, 3, 4, 99].map(|failures| slow_start_time(failures).as_secs());
-        assert_eq!(times, [10, 20, 40, 80, 120, 120]);
+        assert_eq!(times, [10, 20, 40, 80, 160, 40_960]);
     }
 
     #[tokio::test(start_paused = true)]

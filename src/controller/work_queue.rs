@@ -76,7 +76,7 @@ impl WorkQueue {
                 self.states.remove(name);
             }
             Some(WorkState::Running(running)) => running.again = None,
-            // Whoever takes it finds no resource.
+            // Its reconcile finds no resource.
             Some(WorkState::Due) | None => {}
         }
     }

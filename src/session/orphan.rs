@@ -194,7 +194,7 @@ impl OrphanDoubt {
 
 impl<'a> OrphanSearch<'a> {
     /// Decides. Each request opened one session at most: where as many attempts may have opened the same sessions as there are
-    /// such sessions, all are theirs, and no matter whose which is.
+    /// such sessions, all are theirs, whichever opened which.
     pub fn evaluate(&self) -> OrphanVerdict<'a> {
         // A delayed request may still open a session.
         let settled = self.quiet.saturating_sub(self.request.age);

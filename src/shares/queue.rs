@@ -20,6 +20,13 @@ impl Tenant {
         Self(Arc::new([namespace.into(), space.into(), export.into()]))
     }
 
+    /// Returns the tenant below a level above its namespace.
+    #[must_use]
+    pub fn below(&self, group: &str) -> Self {
+        let group = [Arc::from(group)];
+        Self(group.iter().chain(self.0.iter()).cloned().collect())
+    }
+
     /// Returns the tenant below another level under its namespace.
     #[must_use]
     pub fn grouped(&self, group: &str) -> Self {
